@@ -1,0 +1,42 @@
+//! One user interaction as it was read: the record's bytes, its event time and its place in Kafka.
+
+/// A record's original bytes, kept whole so that a dead letter can carry them unchanged.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Record {
+    /// The Kafka key; `None` where the record had none.
+    pub key: Option<Box<[u8]>>,
+    /// The Kafka value; `None` is a null value.
+    pub value: Option<Box<[u8]>>,
+    /// The Kafka headers in their order; a header's value may be null.
+    pub headers: Box<[(Box<str>, Option<Box<[u8]>>)]>,
+}
+
+/// An accepted event, waiting to be folded.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Event {
+    /// Offset in the input partition; the partition is known where the event is kept.
+    pub offset: i64,
+    /// Event time in milliseconds since the Unix epoch.
+    pub time_ms: i64,
+    /// Tokens of the event's prompt line; 0 where no token limit asks for them.
+    pub tokens: u32,
+    /// Behind the watermark when read, but within the allowed lateness.
+    pub late: bool,
+    /// What was read.
+    pub record: Record,
+}
+
+impl Event {
+    /// Bytes of the original record, as memory limits count them.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        let len = |b: &Option<Box<[u8]>>| b.as_ref().map_or(0, |b| b.len());
+        let headers: usize = self
+            .record
+            .headers
+            .iter()
+            .map(|(name, value)| name.len() + len(value))
+            .sum();
+        len(&self.record.key) + len(&self.record.value) + headers
+    }
+}

@@ -1,0 +1,11 @@
+//! limn keeps textual user profiles up to date from a Kafka stream with a language model.
+//!
+//! Interaction events are grouped per user in event-time windows, a model folds each window into that user's
+//! profile, and every change is published in the same Kafka transaction that moves the consumer group on.
+//!
+//! What stands here so far are the rooms without I/O; `docs/roadmap.md` says what comes next and how it is meant.
+#![warn(missing_docs)]
+
+pub mod checkpoint;
+pub mod clock;
+pub mod event;
