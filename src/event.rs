@@ -1,5 +1,8 @@
 //! One user interaction as it was read: the record's bytes, its event time and its place in Kafka.
 
+/// A Kafka header: its name, and its value, which may be null.
+pub type Header = (Box<str>, Option<Box<[u8]>>);
+
 /// A record's original bytes, kept whole so that a dead letter can carry them unchanged.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Record {
@@ -7,8 +10,8 @@ pub struct Record {
     pub key: Option<Box<[u8]>>,
     /// The Kafka value; `None` is a null value.
     pub value: Option<Box<[u8]>>,
-    /// The Kafka headers in their order; a header's value may be null.
-    pub headers: Box<[(Box<str>, Option<Box<[u8]>>)]>,
+    /// The Kafka headers in their order.
+    pub headers: Box<[Header]>,
 }
 
 /// An accepted event, waiting to be folded.
