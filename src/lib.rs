@@ -9,3 +9,4 @@
 pub mod checkpoint;
 pub mod clock;
 pub mod event;
+pub mod store;

@@ -1,0 +1,289 @@
+//! The profiles of the partitions that this instance owns, or owned: current states and the versions before them.
+
+use super::{Error, seal, unseal};
+
+/// How far the profiles topic was applied to a partition's view.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Applied {
+    /// The next offset of the profiles partition to read.
+    pub offset: i64,
+    /// When this was written, in milliseconds since the Unix epoch.
+    pub at_ms: i64,
+}
+
+/// One user's new state.
+#[derive(Debug, Clone)]
+pub struct Change {
+    /// The input partition that the user belongs to.
+    pub partition: i32,
+    /// The user, at most 512 bytes.
+    pub user: Box<str>,
+    /// Version and encoded state; `None` erases the user with all versions.
+    pub state: Option<(u64, Vec<u8>)>,
+}
+
+/// What one Kafka transaction, or one stretch of the profiles topic, changed.
+#[derive(Debug, Clone, Default)]
+pub struct ViewBatch {
+    /// The users' states in the order of the topic.
+    pub changes: Vec<Change>,
+    /// For each partition touched, how far the profiles topic is now applied.
+    pub positions: Vec<(i32, Applied)>,
+    /// For each partition touched, its encoded checkpoint.
+    pub checkpoints: Vec<(i32, Vec<u8>)>,
+}
+
+/// Profiles by input partition and user.
+#[derive(Debug, Clone)]
+pub struct View {
+    tree: sled::Tree,
+    history: u64,
+}
+
+impl View {
+    pub(super) fn new(tree: sled::Tree, history: u64) -> Self {
+        Self { tree, history }
+    }
+
+    /// A user's current state as it was encoded.
+    ///
+    /// # Errors
+    /// [`Error::Torn`] where the value does not match its checksum.
+    pub fn get(&self, partition: i32, user: &str) -> Result<Option<Vec<u8>>, Error> {
+        self.read(&current_key(partition, user))
+    }
+
+    /// The versions kept of a user, oldest first, the current one last.
+    ///
+    /// # Errors
+    /// [`Error::Torn`] where a value does not match its checksum.
+    pub fn versions(&self, partition: i32, user: &str) -> Result<Vec<Vec<u8>>, Error> {
+        let mut versions = Vec::new();
+        for entry in self.tree.scan_prefix(history_prefix(partition, user)) {
+            let (key, sealed) = entry?;
+            versions.push(checked(&key, &sealed)?);
+        }
+        Ok(versions)
+    }
+
+    /// How far the profiles topic was applied; `None` where the partition was never restored.
+    ///
+    /// # Errors
+    /// [`Error::Torn`] where the value does not match its checksum.
+    pub fn position(&self, partition: i32) -> Result<Option<Applied>, Error> {
+        let key = key(b'p', partition);
+        let Some(bytes) = self.read(&key)? else {
+            return Ok(None);
+        };
+        let numbers: [u8; 16] = bytes
+            .try_into()
+            .map_err(|_| Error::Torn(format!("position of partition {partition}")))?;
+        let (offset, at_ms) = numbers.split_at(8);
+        let number = |b: &[u8]| b.iter().fold(0i64, |n, &x| n << 8 | i64::from(x));
+        Ok(Some(Applied {
+            offset: number(offset),
+            at_ms: number(at_ms),
+        }))
+    }
+
+    /// The last checkpoint of a partition as it was encoded.
+    ///
+    /// # Errors
+    /// [`Error::Torn`] where the value does not match its checksum.
+    pub fn checkpoint(&self, partition: i32) -> Result<Option<Vec<u8>>, Error> {
+        self.read(&key(b'c', partition))
+    }
+
+    /// Applies a batch: all of it, or nothing. The positions are part of it, so the view is never ahead of what its
+    /// position says, and a crash at any instant leaves a state that reading on from the position completes.
+    ///
+    /// # Errors
+    /// [`Error::Io`] where the disk refuses, [`Error::Torn`] where sled finds damage.
+    pub fn apply(&self, batch: &ViewBatch) -> Result<(), Error> {
+        let mut sled_batch = sled::Batch::default();
+        let mut put = |key: &[u8], payload: &[u8]| sled_batch.insert(key, seal(key, payload));
+        for (partition, applied) in &batch.positions {
+            let mut bytes = applied.offset.to_be_bytes().to_vec();
+            bytes.extend_from_slice(&applied.at_ms.to_be_bytes());
+            put(&key(b'p', *partition), &bytes);
+        }
+        for (partition, checkpoint) in &batch.checkpoints {
+            put(&key(b'c', *partition), checkpoint);
+        }
+        for change in &batch.changes {
+            let current = current_key(change.partition, &change.user);
+            if let Some((version, payload)) = &change.state {
+                sled_batch.insert(&current[..], seal(&current, payload));
+                let kept = history_key(change.partition, &change.user, *version);
+                sled_batch.insert(&kept[..], seal(&kept, payload));
+                if let Some(old) = version.checked_sub(self.history + 1) {
+                    sled_batch.remove(history_key(change.partition, &change.user, old));
+                }
+            } else {
+                sled_batch.remove(current);
+                for entry in self
+                    .tree
+                    .scan_prefix(history_prefix(change.partition, &change.user))
+                {
+                    sled_batch.remove(entry?.0);
+                }
+            }
+        }
+        self.tree.apply_batch(sled_batch)?;
+        Ok(())
+    }
+
+    /// Forgets a partition, to build it again from the topic. The position goes first: what a crash leaves of the
+    /// rest is then overwritten by the rebuild, which begins with this same call.
+    ///
+    /// # Errors
+    /// [`Error::Io`] or [`Error::Torn`] from sled.
+    pub fn clear(&self, partition: i32) -> Result<(), Error> {
+        for kind in *b"pcsh" {
+            for entry in self.tree.scan_prefix(key(kind, partition)) {
+                self.tree.remove(entry?.0)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Every current state of a partition as it was encoded, by user.
+    pub fn states(&self, partition: i32) -> impl Iterator<Item = Result<Vec<u8>, Error>> + '_ {
+        self.tree.scan_prefix(key(b's', partition)).map(|entry| {
+            let (key, sealed) = entry?;
+            checked(&key, &sealed)
+        })
+    }
+
+    fn read(&self, key: &[u8]) -> Result<Option<Vec<u8>>, Error> {
+        self.tree
+            .get(key)?
+            .map(|sealed| checked(key, &sealed))
+            .transpose()
+    }
+}
+
+fn checked(key: &[u8], sealed: &[u8]) -> Result<Vec<u8>, Error> {
+    // The user is left out of the message: ids stay out of logs.
+    unseal(key, sealed).map(<[u8]>::to_vec).ok_or_else(|| {
+        Error::Torn(format!(
+            "a value of kind {:?} does not match its checksum",
+            char::from(key.first().copied().unwrap_or(b'?'))
+        ))
+    })
+}
+
+fn key(kind: u8, partition: i32) -> Vec<u8> {
+    let mut key = vec![kind];
+    key.extend_from_slice(&partition.to_be_bytes());
+    key
+}
+
+fn current_key(partition: i32, user: &str) -> Vec<u8> {
+    let mut key = key(b's', partition);
+    key.extend_from_slice(user.as_bytes());
+    key
+}
+
+/// The user's length stands before the user, so that one user's versions are never another's prefix.
+fn history_prefix(partition: i32, user: &str) -> Vec<u8> {
+    let mut key = key(b'h', partition);
+    key.extend_from_slice(&u32::try_from(user.len()).unwrap_or(u32::MAX).to_be_bytes());
+    key.extend_from_slice(user.as_bytes());
+    key
+}
+
+fn history_key(partition: i32, user: &str, version: u64) -> Vec<u8> {
+    let mut key = history_prefix(partition, user);
+    key.extend_from_slice(&version.to_be_bytes());
+    key
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn view(history: u64) -> View {
+        let db = sled::Config::new().temporary(true).open().unwrap();
+        View::new(db.open_tree("view").unwrap(), history)
+    }
+
+    fn set(view: &View, partition: i32, user: &str, state: Option<(u64, &str)>) {
+        view.apply(&ViewBatch {
+            changes: vec![Change {
+                partition,
+                user: user.into(),
+                state: state.map(|(v, s)| (v, s.as_bytes().to_vec())),
+            }],
+            ..ViewBatch::default()
+        })
+        .unwrap();
+    }
+
+    #[test]
+    fn the_current_version_and_as_many_before_it_as_asked_are_kept() {
+        let view = view(2);
+        for version in 1..=5 {
+            set(&view, 3, "a", Some((version, &format!("v{version}"))));
+        }
+        set(&view, 3, "ab", Some((1, "other")));
+        assert_eq!(
+            view.versions(3, "a").unwrap(),
+            [b"v3".to_vec(), b"v4".to_vec(), b"v5".to_vec()]
+        );
+        assert_eq!(view.get(3, "a").unwrap(), Some(b"v5".to_vec()));
+        assert_eq!(view.get(2, "a").unwrap(), None);
+    }
+
+    #[test]
+    fn an_erased_user_is_gone_with_every_version_and_no_other_user_is() {
+        let view = view(5);
+        set(&view, 0, "a", Some((1, "x")));
+        set(&view, 0, "a", Some((2, "y")));
+        set(&view, 0, "b", Some((1, "z")));
+        set(&view, 0, "a", None);
+        assert_eq!(view.get(0, "a").unwrap(), None);
+        assert!(view.versions(0, "a").unwrap().is_empty());
+        assert_eq!(view.versions(0, "b").unwrap(), [b"z".to_vec()]);
+    }
+
+    #[test]
+    fn clearing_a_partition_leaves_the_others() {
+        let view = view(1);
+        set(&view, 1, "a", Some((1, "x")));
+        set(&view, 2, "a", Some((1, "y")));
+        let at = Applied {
+            offset: 9,
+            at_ms: -4,
+        };
+        view.apply(&ViewBatch {
+            positions: vec![(1, at), (2, at)],
+            checkpoints: vec![(1, b"c".to_vec())],
+            ..ViewBatch::default()
+        })
+        .unwrap();
+        assert_eq!(view.position(1).unwrap(), Some(at));
+        view.clear(1).unwrap();
+        assert_eq!(view.position(1).unwrap(), None);
+        assert_eq!(view.checkpoint(1).unwrap(), None);
+        assert_eq!(view.get(1, "a").unwrap(), None);
+        assert!(view.versions(1, "a").unwrap().is_empty());
+        assert_eq!(view.position(2).unwrap(), Some(at));
+        let left: Vec<_> = view.states(2).map(Result::unwrap).collect();
+        assert_eq!(left, [b"y".to_vec()]);
+    }
+
+    #[test]
+    fn a_torn_value_is_an_error_that_keeps_the_user_to_itself() {
+        let view = view(1);
+        set(&view, 0, "secret-user", Some((1, "x")));
+        view.tree
+            .insert(current_key(0, "secret-user"), b"\x01oops x")
+            .unwrap();
+        let error = view.get(0, "secret-user").unwrap_err().to_string();
+        assert!(
+            error.contains("torn") && !error.contains("secret-user"),
+            "{error}"
+        );
+    }
+}
