@@ -8,5 +8,6 @@
 
 pub mod checkpoint;
 pub mod clock;
+pub mod commit;
 pub mod event;
 pub mod store;
