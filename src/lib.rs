@@ -10,4 +10,5 @@ pub mod checkpoint;
 pub mod clock;
 pub mod commit;
 pub mod event;
+pub mod source;
 pub mod store;

@@ -1,0 +1,446 @@
+//! The polling thread: one consumer, polled without a pause whatever the rest of the pipeline does.
+
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, TryRecvError, channel};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use rdkafka::config::ClientConfig;
+use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerGroupMetadata};
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::message::{BorrowedMessage, Headers, Message as _};
+use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
+use tokio::sync::mpsc::Sender;
+
+use super::rebalance::{Context, Flow};
+use super::{Config, Error, Message, Read};
+use crate::event::Record;
+
+/// How long one poll waits, and with it a command to the source.
+const POLL: Duration = Duration::from_millis(20);
+/// How long a seek may take; it is answered by the client's own threads.
+const SEEK: Duration = Duration::from_secs(10);
+
+enum Command {
+    Ready(Vec<i32>),
+    Pause(Paused),
+}
+
+/// Whether the input rests. A paused source goes on polling, so that the group does not take it for dead.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Paused {
+    /// Nothing is fetched: what was read waits for the engine.
+    Yes,
+    /// Records flow.
+    No,
+}
+
+/// A consumer group member on a thread of its own. Dropping it leaves the group; so does the receiver's end.
+pub struct Kafka<D: Send + 'static> {
+    consumer: Arc<BaseConsumer<Context<D>>>,
+    commands: Option<std::sync::mpsc::Sender<Command>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl<D: Send + 'static> Kafka<D> {
+    /// Joins the group and begins to poll. `decode` gets the partition, the offset, Kafka's timestamp and the record; it runs on the polling thread.
+    ///
+    /// # Errors
+    /// [`Error::Kafka`] where a property is wrong or the thread cannot be made.
+    pub fn start(
+        config: &Config,
+        out: Sender<Message<D>>,
+        decode: impl FnMut(i32, i64, Option<i64>, Record) -> D + Send + 'static,
+    ) -> Result<Self, Error> {
+        let mut client = ClientConfig::new();
+        client.set("queued.max.messages.kbytes", "16384");
+        client.extend(config.properties.iter().cloned());
+        // These carry the guarantees and are not the user's to change: offsets are committed in the transaction only,
+        // a position outside the log is an error and never a reset, aborted input is never read.
+        client
+            .set("group.id", &config.group)
+            .set("enable.auto.commit", "false")
+            .set("enable.auto.offset.store", "false")
+            .set("auto.offset.reset", "error")
+            .set("isolation.level", "read_committed")
+            .set("enable.partition.eof", "true");
+        let consumer: BaseConsumer<Context<D>> = client
+            .create_with_context(Context::new(config.clone(), out))
+            .map_err(Error::kafka("making the consumer"))?;
+        consumer
+            .subscribe(&[&config.topic])
+            .map_err(Error::kafka(format!("subscribing to {}", config.topic)))?;
+        let consumer = Arc::new(consumer);
+        let (commands, inbox) = channel();
+        let reader = Reader {
+            consumer: Arc::clone(&consumer),
+            topic: config.topic.clone(),
+            most: config.batch.max(1),
+            decode,
+        };
+        let thread = std::thread::Builder::new()
+            .name("limn-source".to_owned())
+            .spawn(move || reader.run(&inbox))
+            .map_err(|e| Error::Kafka {
+                doing: "starting the polling thread".to_owned(),
+                reason: e.to_string(),
+            })?;
+        Ok(Self {
+            consumer,
+            commands: Some(commands),
+            thread: Some(thread),
+        })
+    }
+
+    /// The partitions' views are restored: their records may flow.
+    pub fn ready(&self, partitions: Vec<i32>) {
+        self.command(Command::Ready(partitions));
+    }
+
+    /// Pauses or resumes every partition.
+    pub fn pause(&self, paused: Paused) {
+        self.command(Command::Pause(paused));
+    }
+
+    /// This member's standing in the group, for the transaction; `None` while there is none.
+    #[must_use]
+    pub fn group_metadata(&self) -> Option<ConsumerGroupMetadata> {
+        self.consumer.group_metadata()
+    }
+
+    fn command(&self, command: Command) {
+        if let Some(commands) = &self.commands {
+            // A thread that is gone has said why in its last message.
+            let _ = commands.send(command);
+        }
+    }
+}
+
+impl<D: Send + 'static> Drop for Kafka<D> {
+    fn drop(&mut self) {
+        self.commands = None;
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+struct Reader<D: Send + 'static, F> {
+    consumer: Arc<BaseConsumer<Context<D>>>,
+    topic: String,
+    most: usize,
+    decode: F,
+}
+
+impl<D: Send + 'static, F: FnMut(i32, i64, Option<i64>, Record) -> D> Reader<D, F> {
+    fn run(mut self, inbox: &Receiver<Command>) {
+        let consumer = Arc::clone(&self.consumer);
+        let context = Arc::clone(consumer.client().context());
+        loop {
+            match inbox.try_recv() {
+                Ok(command) => {
+                    if let Err(error) = self.obey(command) {
+                        context.tell(Message::Failed(error));
+                        return;
+                    }
+                    continue;
+                }
+                Err(TryRecvError::Disconnected) => return,
+                Err(TryRecvError::Empty) => {}
+            }
+            // With records in hand only what is there already is taken, then they are passed on.
+            let holding = !context.state().batch.is_empty();
+            let wait = if holding { Duration::ZERO } else { POLL };
+            let going_on = match consumer.poll(wait) {
+                None => context.flush(),
+                Some(Ok(message)) => {
+                    let full = self.take(&context, &message);
+                    !full || context.flush()
+                }
+                Some(Err(error)) => self.told(&context, error),
+            };
+            if !going_on {
+                return;
+            }
+        }
+    }
+
+    /// Takes a record up; whether the batch is full.
+    fn take(&mut self, context: &Context<D>, message: &BorrowedMessage<'_>) -> bool {
+        let (partition, offset) = (message.partition(), message.offset());
+        let mut state = context.state();
+        // A held partition's records were fetched before the pause took hold; below the start is what a seek left over.
+        match state.flows.get_mut(&partition) {
+            Some(Flow::Open(next)) if offset >= *next => *next = offset + 1,
+            _ => return false,
+        }
+        let timestamp_ms = message.timestamp().to_millis().filter(|&ms| ms > 0);
+        let decoded = (self.decode)(partition, offset, timestamp_ms, record(message));
+        state.batch.push(Read {
+            partition,
+            offset,
+            timestamp_ms,
+            decoded,
+        });
+        state.batch.len() >= self.most
+    }
+
+    /// Deals with what is not a record; whether to go on.
+    fn told(&self, context: &Context<D>, error: KafkaError) -> bool {
+        match error {
+            KafkaError::PartitionEOF(partition) => {
+                let open = matches!(context.state().flows.get(&partition), Some(Flow::Open(_)));
+                match open.then(|| self.end(partition)).flatten() {
+                    Some(position) => context.tell(Message::End {
+                        partition,
+                        position,
+                    }),
+                    None => true,
+                }
+            }
+            // librdkafka goes on trying by itself after these, and says so in its log.
+            KafkaError::MessageConsumption(
+                RDKafkaErrorCode::AllBrokersDown
+                | RDKafkaErrorCode::BrokerTransportFailure
+                | RDKafkaErrorCode::Resolve
+                | RDKafkaErrorCode::OperationTimedOut
+                | RDKafkaErrorCode::RequestTimedOut
+                | RDKafkaErrorCode::NotCoordinator
+                | RDKafkaErrorCode::CoordinatorNotAvailable
+                | RDKafkaErrorCode::CoordinatorLoadInProgress
+                | RDKafkaErrorCode::NotLeaderForPartition
+                | RDKafkaErrorCode::LeaderNotAvailable,
+            ) => {
+                tracing::warn!(%error, "Kafka is not answering as it should; still trying");
+                true
+            }
+            other => {
+                context.tell(Message::Failed(Error::Kafka {
+                    doing: format!("reading {}", self.topic),
+                    reason: other.to_string(),
+                }));
+                false
+            }
+        }
+    }
+
+    /// The consumer's position; `None` where nothing was read yet.
+    fn end(&self, partition: i32) -> Option<i64> {
+        let position = self.consumer.position().ok()?;
+        match position.find_partition(&self.topic, partition)?.offset() {
+            Offset::Offset(offset) => Some(offset),
+            _ => None,
+        }
+    }
+
+    fn obey(&self, command: Command) -> Result<(), Error> {
+        let context = self.consumer.client().context();
+        match command {
+            Command::Ready(partitions) => {
+                let mut at = TopicPartitionList::new();
+                for partition in partitions {
+                    // A partition that was revoked in the meantime is no longer held.
+                    let flow = context.state().flows.get(&partition).copied();
+                    if let Some(Flow::Held(start)) = flow {
+                        at.add_partition_offset(&self.topic, partition, Offset::Offset(start))
+                            .map_err(Error::kafka("opening a partition"))?;
+                    }
+                }
+                if at.count() == 0 {
+                    return Ok(());
+                }
+                let doing = || format!("going to the start of {} partitions", at.count());
+                let sought = self
+                    .consumer
+                    .seek_partitions(at.clone(), SEEK)
+                    .map_err(Error::kafka(doing()))?;
+                for element in sought.elements() {
+                    element.error().map_err(Error::kafka(doing()))?;
+                }
+                let paused = {
+                    let mut state = context.state();
+                    for element in at.elements() {
+                        if let Offset::Offset(start) = element.offset() {
+                            state.flows.insert(element.partition(), Flow::Open(start));
+                        }
+                    }
+                    state.paused
+                };
+                if paused {
+                    return Ok(());
+                }
+                self.consumer
+                    .resume(&at)
+                    .map_err(Error::kafka("opening a partition"))
+            }
+            Command::Pause(wanted) => {
+                let mut open = TopicPartitionList::new();
+                {
+                    let mut state = context.state();
+                    state.paused = wanted == Paused::Yes;
+                    for (&partition, flow) in &state.flows {
+                        if matches!(flow, Flow::Open(_)) {
+                            open.add_partition(&self.topic, partition);
+                        }
+                    }
+                }
+                match wanted {
+                    Paused::Yes => self.consumer.pause(&open),
+                    Paused::No => self.consumer.resume(&open),
+                }
+                .map_err(Error::kafka("pausing"))
+            }
+        }
+    }
+}
+
+/// The record's own bytes, copied out of librdkafka's buffer.
+pub(super) fn record(message: &BorrowedMessage<'_>) -> Record {
+    let headers = message.headers().map_or_else(Vec::new, |headers| {
+        headers
+            .iter()
+            .map(|h| (h.key.into(), h.value.map(Into::into)))
+            .collect()
+    });
+    Record {
+        key: message.key().map(Into::into),
+        value: message.payload().map(Into::into),
+        headers: headers.into(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    //! Against librdkafka's in-process broker: assignment, holding, pausing and the end of a partition. Rebalances and
+    //! isolation are for the tests on a real broker.
+    use super::*;
+    use crate::source::{Assigned, Start, Wanted, restore};
+    use rdkafka::mocking::MockCluster;
+    use rdkafka::producer::{BaseProducer, BaseRecord, DefaultProducerContext, Producer as _};
+    use tokio::sync::mpsc;
+
+    fn filled(
+        topic: &str,
+        records: usize,
+    ) -> (MockCluster<'static, DefaultProducerContext>, String) {
+        let cluster = MockCluster::new(1).unwrap();
+        cluster.create_topic(topic, 2, 1).unwrap();
+        let servers = cluster.bootstrap_servers();
+        let producer: BaseProducer = ClientConfig::new()
+            .set("bootstrap.servers", &servers)
+            .create()
+            .unwrap();
+        for n in 0..records {
+            let value = n.to_string();
+            producer
+                .send(
+                    BaseRecord::to(topic)
+                        .partition(1)
+                        .key("ann")
+                        .payload(&value)
+                        .timestamp(5),
+                )
+                .unwrap();
+        }
+        producer.flush(Duration::from_secs(10)).unwrap();
+        (cluster, servers)
+    }
+
+    fn config(servers: &str) -> Config {
+        Config {
+            properties: vec![("bootstrap.servers".to_owned(), servers.to_owned())],
+            topic: "in".to_owned(),
+            group: "group".to_owned(),
+            start: Start::Earliest,
+            batch: 7,
+            assign_timeout: Duration::from_secs(20),
+        }
+    }
+
+    #[test]
+    fn nothing_is_read_before_the_partition_is_ready_and_everything_after_in_order() {
+        let (_cluster, servers) = filled("in", 40);
+        let (out, mut messages) = mpsc::channel(2);
+        let source = Kafka::start(&config(&servers), out, |_, _, _, record: Record| {
+            String::from_utf8(record.value.unwrap().into_vec()).unwrap()
+        })
+        .unwrap();
+        let assigned = match messages.blocking_recv().unwrap() {
+            Message::Assigned(assigned) => assigned,
+            other => panic!("{other:?}"),
+        };
+        let start = |partition| Assigned {
+            partition,
+            start: 0,
+            committed: false,
+        };
+        let mut sorted = assigned;
+        sorted.sort_by_key(|a| a.partition);
+        assert_eq!(sorted, [start(0), start(1)]);
+        source.ready(vec![0, 1]);
+        let mut read = Vec::new();
+        loop {
+            match messages.blocking_recv().unwrap() {
+                Message::Records(records) => {
+                    assert!(records.len() <= 7);
+                    for r in records {
+                        assert_eq!((r.partition, r.timestamp_ms), (1, Some(5)));
+                        assert_eq!(r.decoded, r.offset.to_string());
+                        read.push(r.offset);
+                    }
+                }
+                Message::End {
+                    partition: 1,
+                    position,
+                } => {
+                    assert_eq!(position, 40);
+                    break;
+                }
+                Message::End { partition: 0, .. } => {}
+                other => panic!("{other:?}"),
+            }
+        }
+        assert_eq!(read, (0..40).collect::<Vec<i64>>());
+        drop(messages);
+        drop(source);
+    }
+
+    #[test]
+    fn a_topic_is_read_back_from_a_position_to_its_end() {
+        let (_cluster, servers) = filled("profiles", 25);
+        let properties = [("bootstrap.servers".to_owned(), servers)];
+        let want = |partition, from| Wanted {
+            topic: "profiles".to_owned(),
+            partition,
+            from,
+        };
+        let mut read = Vec::new();
+        let ends = restore::<Error>(
+            &properties,
+            &[want(0, 0), want(1, 20)],
+            Duration::from_secs(20),
+            |_, partition, offset, _| {
+                read.push((partition, offset));
+                Ok(())
+            },
+        )
+        .unwrap();
+        assert_eq!(read, (20..25).map(|o| (1, o)).collect::<Vec<_>>());
+        assert_eq!(ends[&("profiles".to_owned(), 1)].next, 25);
+        assert!(!ends[&("profiles".to_owned(), 0)].began_anew);
+        // A position beyond the end is of a topic that was made anew: all of it is read.
+        read.clear();
+        let ends = restore::<Error>(
+            &properties,
+            &[want(1, 26)],
+            Duration::from_secs(20),
+            |_, partition, offset, _| {
+                read.push((partition, offset));
+                Ok(())
+            },
+        )
+        .unwrap();
+        assert_eq!(read.len(), 25);
+        assert!(ends[&("profiles".to_owned(), 1)].began_anew);
+    }
+}

@@ -1,0 +1,230 @@
+//! The group's rebalances, turned into messages that the owner of the state acknowledges.
+//!
+//! The callbacks run inside `poll`, on the polling thread. They share [`State`] with it, so that a message about an
+//! assignment stands behind every record that was read before it.
+
+use std::collections::HashMap;
+use std::sync::mpsc::sync_channel;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use rdkafka::ClientContext;
+use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext, RebalanceProtocol};
+use rdkafka::error::KafkaError;
+use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
+use rdkafka::types::RDKafkaRespErr;
+use tokio::sync::mpsc::Sender;
+
+use super::{Assigned, Config, Error, Message, Read, Start};
+
+/// How far a partition is open to its reader.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Flow {
+    /// Assigned, but its view is being restored: reading begins at this offset, once it may.
+    Held(i64),
+    /// Records from this offset on are passed on.
+    Open(i64),
+}
+
+pub(super) struct State<D> {
+    pub(super) flows: HashMap<i32, Flow>,
+    pub(super) batch: Vec<Read<D>>,
+    /// Everything is paused because the engine is behind.
+    pub(super) paused: bool,
+}
+
+pub(super) struct Context<D> {
+    config: Config,
+    out: Sender<Message<D>>,
+    state: Mutex<State<D>>,
+}
+
+impl<D: Send + 'static> Context<D> {
+    pub(super) fn new(config: Config, out: Sender<Message<D>>) -> Self {
+        let state = State {
+            flows: HashMap::new(),
+            batch: Vec::new(),
+            paused: false,
+        };
+        Self {
+            config,
+            out,
+            state: Mutex::new(state),
+        }
+    }
+
+    pub(super) fn state(&self) -> MutexGuard<'_, State<D>> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Passes a message on behind the records read so far; false where nobody listens any more.
+    pub(super) fn tell(&self, message: Message<D>) -> bool {
+        self.flush() && self.out.blocking_send(message).is_ok()
+    }
+
+    /// Passes the records read so far on; false where nobody listens any more.
+    pub(super) fn flush(&self) -> bool {
+        let batch = std::mem::take(&mut self.state().batch);
+        batch.is_empty() || self.out.blocking_send(Message::Records(batch)).is_ok()
+    }
+
+    fn assigned(&self, consumer: &BaseConsumer<Self>, gained: &TopicPartitionList) {
+        let result = self.starts(consumer, gained).and_then(|assigned| {
+            let topic = &self.config.topic;
+            let mut at = TopicPartitionList::with_capacity(assigned.len());
+            for a in &assigned {
+                at.add_partition_offset(topic, a.partition, Offset::Offset(a.start))
+                    .map_err(Error::kafka("taking an assignment"))?;
+            }
+            match consumer.rebalance_protocol() {
+                RebalanceProtocol::Cooperative => consumer.incremental_assign(&at),
+                _ => consumer.assign(&at),
+            }
+            .and_then(|()| consumer.pause(&at))
+            .map_err(Error::kafka("taking an assignment"))?;
+            // An offset given to `assign` can be lost when `pause` follows at once (librdkafka #2190): until the
+            // partition is opened, with a seek, records of it are dropped by the reader.
+            self.state()
+                .flows
+                .extend(assigned.iter().map(|a| (a.partition, Flow::Held(a.start))));
+            Ok(assigned)
+        });
+        match result {
+            Ok(assigned) => self.tell(Message::Assigned(assigned)),
+            Err(error) => self.tell(Message::Failed(error)),
+        };
+    }
+
+    /// Where each gained partition begins. The offsets are fetched as stable (a `read_committed` consumer waits for the
+    /// pending transactions of the group, KIP-447), so what the former owner committed is behind us, and what it did
+    /// not can no longer be: its group generation is over.
+    fn starts(
+        &self,
+        consumer: &BaseConsumer<Self>,
+        gained: &TopicPartitionList,
+    ) -> Result<Vec<Assigned>, Error> {
+        let Config {
+            topic,
+            group,
+            start,
+            assign_timeout,
+            ..
+        } = &self.config;
+        if gained.count() == 0 {
+            return Ok(Vec::new());
+        }
+        let mut asked = TopicPartitionList::with_capacity(gained.count());
+        for element in gained.elements() {
+            asked.add_partition(element.topic(), element.partition());
+        }
+        let committed =
+            consumer
+                .committed_offsets(asked, *assign_timeout)
+                .map_err(Error::kafka(format!(
+                    "fetching the offsets of group {group}"
+                )))?;
+        let mut assigned = Vec::with_capacity(committed.count());
+        for element in committed.elements() {
+            let partition = element.partition();
+            let (low, high) = consumer
+                .fetch_watermarks(topic, partition, *assign_timeout)
+                .map_err(Error::kafka(format!(
+                    "asking for the ends of {topic}[{partition}]"
+                )))?;
+            let (at, known) = match element.offset() {
+                Offset::Offset(committed) if committed < low => {
+                    return Err(Error::Removed {
+                        topic: topic.clone(),
+                        partition,
+                        group: group.clone(),
+                        committed,
+                        low,
+                    });
+                }
+                // The end seen here is the last stable offset, which an open transaction of a producer of the input
+                // can hold below a committed offset only if the topic was cut: committed means read as committed.
+                Offset::Offset(committed) if committed > high => {
+                    return Err(Error::Beyond {
+                        topic: topic.clone(),
+                        partition,
+                        group: group.clone(),
+                        committed,
+                        high,
+                    });
+                }
+                Offset::Offset(committed) => (committed, true),
+                _ if *start == Start::Earliest => (low, false),
+                _ => (high, false),
+            };
+            assigned.push(Assigned {
+                partition,
+                start: at,
+                committed: known,
+            });
+        }
+        Ok(assigned)
+    }
+
+    fn revoked(&self, consumer: &BaseConsumer<Self>, given_up: &TopicPartitionList) {
+        let partitions: Vec<i32> = given_up
+            .elements()
+            .iter()
+            .map(rdkafka::topic_partition_list::TopicPartitionListElem::partition)
+            .collect();
+        let lost = consumer.assignment_lost();
+        let (done, acknowledged) = sync_channel(1);
+        {
+            let mut state = self.state();
+            // What was read of them and not passed on yet is not ours to fold any more.
+            state.batch.retain(|r| !partitions.contains(&r.partition));
+            state.flows.retain(|p, _| !partitions.contains(p));
+        }
+        // The owner of the state acknowledges, or is gone, which drops the sender: either way this returns.
+        if self.tell(Message::Revoked {
+            partitions,
+            lost,
+            done,
+        }) {
+            let _ = acknowledged.recv();
+        }
+        let result = match consumer.rebalance_protocol() {
+            RebalanceProtocol::Cooperative => consumer.incremental_unassign(given_up),
+            _ => consumer.unassign(),
+        };
+        if let Err(error) = result {
+            self.tell(Message::Failed(Error::kafka("giving an assignment up")(
+                error,
+            )));
+        }
+    }
+}
+
+impl<D: Send + 'static> ClientContext for Context<D> {}
+
+impl<D: Send + 'static> ConsumerContext for Context<D> {
+    fn rebalance(
+        &self,
+        consumer: &BaseConsumer<Self>,
+        err: RDKafkaRespErr,
+        partitions: &mut TopicPartitionList,
+    ) {
+        match err {
+            RDKafkaRespErr::RD_KAFKA_RESP_ERR__ASSIGN_PARTITIONS => {
+                self.assigned(consumer, partitions);
+            }
+            RDKafkaRespErr::RD_KAFKA_RESP_ERR__REVOKE_PARTITIONS => {
+                self.revoked(consumer, partitions);
+            }
+            other => {
+                let _ = consumer.unassign();
+                self.tell(Message::Failed(Error::kafka("rebalancing")(
+                    KafkaError::Rebalance(other.into()),
+                )));
+            }
+        }
+    }
+
+    fn main_queue_min_poll_interval(&self) -> rdkafka::util::Timeout {
+        Duration::from_millis(200).into()
+    }
+}

@@ -1,0 +1,141 @@
+//! Reading partitions of a topic of ours from a position to their end, before the first event is folded.
+
+use std::collections::HashMap;
+use std::time::{Duration, Instant};
+
+use rdkafka::config::ClientConfig;
+use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::error::KafkaError;
+use rdkafka::message::Message as _;
+use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
+
+use super::Error;
+use super::kafka::record;
+use crate::event::Record;
+
+/// A partition to read.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Wanted {
+    /// The topic.
+    pub topic: String,
+    /// The partition.
+    pub partition: i32,
+    /// The first offset wanted. It must not lie beyond the end: a position that does is of another topic's life.
+    pub from: i64,
+}
+
+/// Where a partition ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Restored {
+    /// The offset to read on from.
+    pub next: i64,
+    /// The position asked for lay beyond the end, so the partition was read from its beginning.
+    pub began_anew: bool,
+}
+
+/// Reads each wanted partition `read_committed` to the end that it has now for a `read_uncommitted` client, and gives every record to
+/// `each` in order. Call it after the group's offsets were fetched as stable.
+///
+/// A former owner's transaction may be committed in the offsets topic while its marker here is still on its way: the
+/// last stable offset then lies before records that are committed. So the end is the high watermark, and reading waits
+/// until the last stable offset has reached it (`transaction.timeout.ms` at the longest).
+///
+/// # Errors
+/// [`Error::Kafka`] where the brokers do not answer, or an open transaction outlasts `wait`. Whatever `each` returns as
+/// an error ends the reading with it.
+pub fn restore<E: From<Error>>(
+    properties: &[(String, String)],
+    wanted: &[Wanted],
+    wait: Duration,
+    mut each: impl FnMut(&str, i32, i64, Record) -> Result<(), E>,
+) -> Result<HashMap<(String, i32), Restored>, E> {
+    let until = Instant::now() + wait;
+    let (uncommitted, committed) = (
+        client(properties, "read_uncommitted")?,
+        client(properties, "read_committed")?,
+    );
+    let mut done = HashMap::new();
+    let mut open = TopicPartitionList::new();
+    for Wanted {
+        topic,
+        partition,
+        from,
+    } in wanted
+    {
+        let doing = || format!("asking for the end of {topic}[{partition}]");
+        let (low, end) = uncommitted
+            .fetch_watermarks(topic, *partition, wait)
+            .map_err(Error::kafka(doing()))?;
+        loop {
+            let (_, stable) = committed
+                .fetch_watermarks(topic, *partition, wait)
+                .map_err(Error::kafka(doing()))?;
+            if stable >= end {
+                break;
+            }
+            if Instant::now() > until {
+                return Err(Error::Kafka {
+                    doing: format!("waiting for open transactions on {topic}[{partition}]"),
+                    reason: format!("still open at offset {stable} of {end} after {wait:?}"),
+                }
+                .into());
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        let began_anew = *from > end;
+        let next = if began_anew { low } else { (*from).max(low) };
+        done.insert((topic.clone(), *partition), Restored { next, began_anew });
+        if next < end {
+            open.add_partition_offset(topic, *partition, Offset::Offset(next))
+                .map_err(Error::kafka(doing()))?;
+        }
+    }
+    let mut left = open.count();
+    if left == 0 {
+        return Ok(done);
+    }
+    committed
+        .assign(&open)
+        .map_err(Error::kafka("reading topics back"))?;
+    let mut heard = Instant::now();
+    while left > 0 {
+        match committed.poll(Duration::from_millis(100)) {
+            Some(Ok(message)) => {
+                heard = Instant::now();
+                let (partition, offset) = (message.partition(), message.offset());
+                each(message.topic(), partition, offset, record(&message))?;
+                if let Some(r) = done.get_mut(&(message.topic().to_owned(), partition)) {
+                    r.next = offset + 1;
+                }
+            }
+            // The stable offset was at the end asked for before this consumer fetched anything, so the end of the
+            // partition, as it sees it, lies there or behind. What is committed meanwhile is of no former owner.
+            Some(Err(KafkaError::PartitionEOF(_))) => left -= 1,
+            Some(Err(error)) => return Err(Error::kafka("reading topics back")(error).into()),
+            None if heard.elapsed() > wait => {
+                return Err(Error::Kafka {
+                    doing: "reading topics back".to_owned(),
+                    reason: format!("no answer for {wait:?}"),
+                }
+                .into());
+            }
+            None => {}
+        }
+    }
+    Ok(done)
+}
+
+fn client(properties: &[(String, String)], isolation: &str) -> Result<BaseConsumer, Error> {
+    let mut client = ClientConfig::new();
+    client.extend(properties.iter().cloned());
+    client
+        // librdkafka wants a group id for a consumer; nothing is ever committed under it.
+        .set("group.id", "limn-restore")
+        .set("enable.auto.commit", "false")
+        .set("auto.offset.reset", "error")
+        .set("isolation.level", isolation)
+        .set("enable.partition.eof", "true");
+    client
+        .create()
+        .map_err(Error::kafka("making a consumer to read topics back"))
+}
