@@ -8,7 +8,10 @@
 
 pub mod checkpoint;
 pub mod clock;
+pub mod codec;
 pub mod commit;
+pub mod engine;
 pub mod event;
 pub mod source;
 pub mod store;
+pub mod window;
