@@ -27,6 +27,55 @@ impl OffsetSet {
         self.runs.insert(start, end);
     }
 
+    /// Adds the offsets from `first` to the one before `end`; none where `end` is not above `first`.
+    pub fn insert_run(&mut self, first: i64, end: i64) {
+        if first >= end {
+            return;
+        }
+        let (mut start, mut stop) = (first, end);
+        // Every run that touches the new one melts into it; the last of them may begin at `end` itself.
+        while let Some((&s, &e)) = self.runs.range(..=stop).next_back() {
+            if e < start {
+                break;
+            }
+            self.runs.remove(&s);
+            start = start.min(s);
+            stop = stop.max(e);
+        }
+        self.runs.insert(start, stop);
+    }
+
+    /// The set as gap, length, gap, length … from `floor` on; two small numbers a run. Offsets below `floor` are left out.
+    #[must_use]
+    pub fn to_gaps(&self, floor: i64) -> Vec<u64> {
+        let mut gaps = Vec::new();
+        let mut at = floor;
+        for (start, end) in self.runs().filter(|&(_, end)| end > floor) {
+            let start = start.max(floor);
+            gaps.extend([start.abs_diff(at), end.abs_diff(start)]);
+            at = end;
+        }
+        gaps
+    }
+
+    /// What [`OffsetSet::to_gaps`] wrote; numbers that lead beyond the range of offsets end the set.
+    #[must_use]
+    pub fn from_gaps(floor: i64, gaps: &[u64]) -> Self {
+        let mut set = Self::default();
+        let mut at = floor;
+        for pair in gaps.as_chunks::<2>().0 {
+            let Some(start) = at.checked_add_unsigned(pair[0]) else {
+                break;
+            };
+            let Some(end) = start.checked_add_unsigned(pair[1]) else {
+                break;
+            };
+            set.insert_run(start, end);
+            at = end;
+        }
+        set
+    }
+
     /// Whether `offset` is in the set.
     #[must_use]
     pub fn contains(&self, offset: i64) -> bool {
@@ -158,6 +207,29 @@ mod tests {
                 }
             }
             prop_assert_eq!(set.is_empty(), naive.is_empty());
+            let above: BTreeSet<i64> = naive.range(20..).copied().collect();
+            let back = OffsetSet::from_gaps(20, &set.to_gaps(20));
+            let listed: BTreeSet<i64> = back.runs().flat_map(|(s, e)| s..e).collect();
+            prop_assert_eq!(listed, above);
+        }
+
+        #[test]
+        fn runs_melt_into_each_other(runs in prop::collection::vec((0i64..40, 0i64..12), 0..30)) {
+            let (mut set, mut naive) = (OffsetSet::default(), BTreeSet::new());
+            for (first, length) in runs {
+                set.insert_run(first, first + length);
+                naive.extend(first..first + length);
+                let listed: Vec<_> = set.runs().collect();
+                prop_assert!(listed.windows(2).all(|w| w[0].1 < w[1].0), "runs touch: {:?}", listed);
+            }
+            let listed: BTreeSet<i64> = set.runs().flat_map(|(s, e)| s..e).collect();
+            prop_assert_eq!(listed, naive);
+        }
+
+        #[test]
+        fn no_numbers_break_the_reader_of_gaps(floor in any::<i64>(), gaps in prop::collection::vec(any::<u64>(), 0..9)) {
+            let set = OffsetSet::from_gaps(floor, &gaps);
+            prop_assert!(set.runs().all(|(s, e)| floor <= s && s < e));
         }
 
         #[test]

@@ -1,5 +1,15 @@
 //! The edge between bytes and meaning: records in, records out. prost is named in this room only.
 
+mod json;
+mod output;
+mod partition;
+
+pub use output::{
+    Error, FORMAT, FORMAT_HEADER, Origin, change_json, dead_letter, decode_call, decode_change,
+    decode_checkpoint, decode_state, edits, encode, offsets, runs,
+};
+pub use partition::Partitioner;
+
 use crate::event::Record;
 
 /// The messages of `proto/limn.proto`, with the proto3 JSON mapping under the fields' own names.
@@ -11,6 +21,8 @@ pub mod proto {
 
 /// Longest user id in bytes.
 pub const MAX_USER_BYTES: usize = 512;
+/// Most attributes of one event.
+pub const MAX_ATTRIBUTES: usize = 256;
 
 /// How the input's records are read.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -33,7 +45,7 @@ pub enum Format {
 }
 
 /// Where the fields stand in a JSON value, as JSON pointers (RFC 6901). What no pointer names becomes an attribute.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct JsonMapping {
     /// The user: a string or a whole number. `None`: the record's key, as UTF-8.
     pub user: Option<String>,
@@ -58,11 +70,12 @@ pub struct JsonMapping {
 }
 
 /// What an event time counts since the Unix epoch, or how it is written.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum TimeUnit {
     /// Seconds; a fraction is kept to the millisecond.
     Seconds,
     /// Milliseconds.
+    #[default]
     Milliseconds,
     /// Microseconds.
     Microseconds,
@@ -155,11 +168,14 @@ impl Decoder {
     /// # Errors
     /// [`Rejected`]: the record belongs to the dead letters.
     pub fn decode(&self, record: &Record, timestamp_ms: Option<i64>) -> Result<Decoded, Rejected> {
-        let _ = (&self.config, record, timestamp_ms);
-        todo!()
+        let interaction = self.interaction(record, timestamp_ms)?;
+        Ok(Decoded {
+            user: interaction.user_id.into(),
+            time_ms: interaction.time_ms,
+        })
     }
 
-    /// The whole interaction, for the event template. A record that [`Decoder::decode`] took is taken here too.
+    /// The whole interaction, its time settled. A record that [`Decoder::decode`] took is taken here too.
     ///
     /// # Errors
     /// [`Rejected`]: the record belongs to the dead letters.
@@ -168,7 +184,204 @@ impl Decoder {
         record: &Record,
         timestamp_ms: Option<i64>,
     ) -> Result<proto::Interaction, Rejected> {
-        let _ = (&self.config, record, timestamp_ms);
-        todo!()
+        let value = record
+            .value
+            .as_deref()
+            .ok_or_else(|| Rejected::new(Reason::NullValue, "the value is null"))?;
+        let most = self.config.max_event_bytes;
+        if value.len() > most {
+            let detail = format!("the value has {} bytes, the limit is {most}", value.len());
+            return Err(Rejected::new(Reason::TextTooLong, detail));
+        }
+        let mut interaction = match &self.config.format {
+            Format::Protobuf => {
+                <proto::Interaction as prost::Message>::decode(value).map_err(|e| {
+                    Rejected::new(Reason::Malformed, format!("not an Interaction: {e}"))
+                })?
+            }
+            Format::Json(mapping) => json::interaction(mapping, value, record.key.as_deref())?,
+        };
+        self.check(&mut interaction, timestamp_ms)?;
+        Ok(interaction)
+    }
+
+    fn check(
+        &self,
+        interaction: &mut proto::Interaction,
+        timestamp_ms: Option<i64>,
+    ) -> Result<(), Rejected> {
+        if interaction.user_id.is_empty() {
+            return Err(Rejected::new(
+                Reason::NoUser,
+                "the user is missing or empty",
+            ));
+        }
+        if interaction.user_id.len() > MAX_USER_BYTES {
+            let detail = format!(
+                "the user id has {} bytes, the limit is {MAX_USER_BYTES}",
+                interaction.user_id.len()
+            );
+            return Err(Rejected::new(Reason::UserTooLong, detail));
+        }
+        if interaction.time_ms <= 0 {
+            interaction.time_ms = timestamp_ms.ok_or_else(|| {
+                Rejected::new(
+                    Reason::NoTime,
+                    "neither the value nor the record has a time",
+                )
+            })?;
+        }
+        let none = proto::Item::default();
+        let item = interaction.item.as_ref().unwrap_or(&none);
+        let named = [
+            ("id", &interaction.id),
+            ("action", &interaction.action),
+            ("text", &interaction.text),
+            ("item.id", &item.id),
+            ("item.title", &item.title),
+            ("item.category", &item.category),
+            ("item.description", &item.description),
+        ];
+        let most = self.config.max_text_bytes;
+        let too_long = |name: &str, text: &String| {
+            (text.len() > most).then(|| {
+                let detail = format!("{name} has {} bytes, the limit is {most}", text.len());
+                Rejected::new(Reason::TextTooLong, detail)
+            })
+        };
+        let over = named.iter().find_map(|(name, text)| too_long(name, text));
+        let over = over.or_else(|| {
+            let mut attributes = interaction.attributes.iter();
+            attributes.find_map(|(name, text)| {
+                too_long("an attribute's name", name).or_else(|| too_long("an attribute", text))
+            })
+        });
+        match over {
+            Some(rejected) => Err(rejected),
+            None if interaction.attributes.len() > MAX_ATTRIBUTES => Err(too_many_attributes()),
+            None => Ok(()),
+        }
+    }
+}
+
+fn too_many_attributes() -> Rejected {
+    Rejected::new(
+        Reason::Malformed,
+        format!("more than {MAX_ATTRIBUTES} attributes"),
+    )
+}
+
+impl Rejected {
+    /// A reason and its detail.
+    #[must_use]
+    pub fn new(reason: Reason, detail: impl Into<String>) -> Self {
+        Self {
+            reason,
+            detail: detail.into(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use prost::Message as _;
+
+    pub(super) fn decoder(format: Format) -> Decoder {
+        Decoder::new(Config {
+            format,
+            max_text_bytes: 40,
+            max_event_bytes: 4000,
+        })
+    }
+
+    fn record(value: Option<Vec<u8>>) -> Record {
+        Record {
+            value: value.map(Into::into),
+            ..Record::default()
+        }
+    }
+
+    fn reason(result: Result<Decoded, Rejected>) -> Reason {
+        result.unwrap_err().reason
+    }
+
+    #[test]
+    fn each_fault_of_a_protobuf_record_has_its_reason() {
+        let decoder = decoder(Format::Protobuf);
+        let good = proto::Interaction {
+            user_id: "ann".into(),
+            time_ms: 5,
+            ..Default::default()
+        };
+        let decode =
+            |i: &proto::Interaction, ts| decoder.decode(&record(Some(i.encode_to_vec())), ts);
+        assert_eq!(
+            decode(&good, None).unwrap(),
+            Decoded {
+                user: "ann".into(),
+                time_ms: 5
+            }
+        );
+        let unset = proto::Interaction {
+            time_ms: 0,
+            ..good.clone()
+        };
+        assert_eq!(decode(&unset, Some(9)).unwrap().time_ms, 9);
+        assert_eq!(reason(decode(&unset, None)), Reason::NoTime);
+        let nobody = proto::Interaction {
+            user_id: String::new(),
+            ..good.clone()
+        };
+        assert_eq!(reason(decode(&nobody, None)), Reason::NoUser);
+        for (length, fine) in [(MAX_USER_BYTES, true), (MAX_USER_BYTES + 1, false)] {
+            let user = proto::Interaction {
+                user_id: "x".repeat(length),
+                ..good.clone()
+            };
+            match decode(&user, None) {
+                Ok(_) => assert!(fine),
+                Err(rejected) => assert!(!fine && rejected.reason == Reason::UserTooLong),
+            }
+        }
+        let long = proto::Interaction {
+            text: "secret ".repeat(9),
+            ..good.clone()
+        };
+        let rejected = decode(&long, None).unwrap_err();
+        assert_eq!(rejected.reason, Reason::TextTooLong);
+        assert!(!rejected.detail.contains("secret"), "{}", rejected.detail);
+        let attribute = proto::Interaction {
+            attributes: [("a".into(), "x".repeat(41))].into(),
+            ..good
+        };
+        assert_eq!(reason(decode(&attribute, None)), Reason::TextTooLong);
+        assert_eq!(
+            reason(decoder.decode(&record(None), None)),
+            Reason::NullValue
+        );
+        assert_eq!(
+            reason(decoder.decode(&record(Some(vec![0xff; 9])), None)),
+            Reason::Malformed
+        );
+        assert_eq!(
+            reason(decoder.decode(&record(Some(vec![0; 4001])), None)),
+            Reason::TextTooLong
+        );
+    }
+
+    proptest! {
+        #[test]
+        fn no_bytes_break_the_decoder_and_what_decode_takes_interaction_takes(
+            bytes in prop::collection::vec(any::<u8>(), 0..200), json in any::<bool>()
+        ) {
+            let format = if json { Format::Json(Box::default()) } else { Format::Protobuf };
+            let (decoder, record) = (decoder(format), record(Some(bytes)));
+            if let Ok(decoded) = decoder.decode(&record, Some(7)) {
+                let again = decoder.interaction(&record, Some(decoded.time_ms)).unwrap();
+                prop_assert_eq!(again.user_id.as_str(), &*decoded.user);
+            }
+        }
     }
 }

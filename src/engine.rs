@@ -1,5 +1,9 @@
 //! The model: a prompt in, text out. Nothing here knows Kafka or users.
 
+mod scripted;
+
+pub use scripted::{Positions, Script, Scripted};
+
 use std::future::Future;
 use std::pin::Pin;
 use std::time::Duration;
@@ -150,4 +154,38 @@ pub trait Engine: Send + Sync {
     /// # Errors
     /// See [`Error`].
     fn generate(&self, prepared: Prepared) -> Answer<'_>;
+}
+
+/// The journal's key: all that decides the answer. The prompt's tokens stand for its texts where they are known.
+fn hash(description: &Description, tokens: &[u32], request: &Request) -> [u8; 32] {
+    let mut hasher = blake3::Hasher::new();
+    let mut part = |bytes: &[u8]| {
+        // Each part's length goes before it, so that no two splits of the same bytes are alike.
+        hasher.update(&(bytes.len() as u64).to_le_bytes());
+        hasher.update(bytes);
+    };
+    part(description.fingerprint.as_bytes());
+    if tokens.is_empty() {
+        part(request.system.as_bytes());
+        part(request.user.as_bytes());
+    } else {
+        let ids: Vec<u8> = tokens.iter().flat_map(|id| id.to_le_bytes()).collect();
+        part(&ids);
+    }
+    part(&request.max_tokens.to_le_bytes());
+    match request.sampling {
+        Sampling::Greedy => part(b"greedy"),
+        Sampling::Random {
+            temperature,
+            top_k,
+            top_p,
+            seed,
+        } => {
+            part(&temperature.to_le_bytes());
+            part(&top_k.to_le_bytes());
+            part(&top_p.to_le_bytes());
+            part(&seed.to_le_bytes());
+        }
+    }
+    *hasher.finalize().as_bytes()
 }

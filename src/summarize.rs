@@ -1,0 +1,494 @@
+//! Closed windows in, one update out: the prompt, the model call or its journal entry, the gate.
+
+mod gate;
+mod prompt;
+
+pub use gate::Refusal;
+pub use prompt::{Line, Prompt, TemplateError};
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::codec::{self, Reason, Rejected, proto};
+use crate::engine::{self, Engine, Finish, Output, Prepared, Request, Sampling};
+use crate::event::Event;
+use crate::store::{self, Store};
+use crate::window::{CloseReason, Closed};
+
+/// How updates are made.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Config {
+    /// The instructions: the same for every update.
+    pub instructions: String,
+    /// Template of one event's line; see [`Line`] for what it may use.
+    pub event: String,
+    /// Template of the message: `profile` is the summary so far, `events` the lines.
+    pub message: String,
+    /// Stands for the summary of a user who has none.
+    pub empty_profile: String,
+    /// Most tokens of a summary.
+    pub max_tokens: u32,
+    /// Most tokens of a prompt.
+    pub prompt_tokens: u32,
+    /// Most events folded by one update.
+    pub max_events: usize,
+    /// How tokens are chosen.
+    pub sampling: Sampling,
+    /// How often a refused answer is asked for again, with `retry_temperature`, before the window is halved.
+    pub retries: u32,
+    /// The temperature of these.
+    pub retry_temperature: f64,
+    /// Wait before a failed engine is asked again, at first; it doubles up to `backoff_max`.
+    pub backoff: Duration,
+    /// Longest such wait.
+    pub backoff_max: Duration,
+}
+
+/// What waits to be folded into one user's profile.
+#[derive(Debug)]
+pub struct Job {
+    /// The user.
+    pub user: Arc<str>,
+    /// The input topic and partition, which templates may name.
+    pub topic: Arc<str>,
+    /// The input partition.
+    pub partition: i32,
+    /// The profile so far.
+    pub profile: Option<Arc<proto::ProfileState>>,
+    /// The closed windows, in the order in which they are folded. Not empty, and none of them is.
+    pub windows: VecDeque<Closed>,
+}
+
+/// What became of a job.
+#[derive(Debug)]
+pub struct Done {
+    /// The update; `None` where no answer passed the gate.
+    pub update: Option<Update>,
+    /// Events that are given up, each with its reason.
+    pub dead: Vec<(Event, Rejected)>,
+    /// What is still to be folded, in order.
+    pub rest: VecDeque<Closed>,
+    /// Answers that the gate refused, in order.
+    pub refusals: Vec<Refusal>,
+}
+
+/// One folding of events into a profile.
+#[derive(Debug)]
+pub struct Update {
+    /// The new summary.
+    pub summary: String,
+    /// The events that it was made of.
+    pub events: Vec<Event>,
+    /// How many closed windows these complete.
+    pub windows: u32,
+    /// Why the last of the windows touched closed.
+    pub reason: CloseReason,
+    /// What the calls took, refused ones included.
+    pub usage: proto::Usage,
+    /// BLAKE3 of what the model was asked.
+    pub call: [u8; 32],
+    /// What was taken away and added.
+    pub edits: Vec<proto::Edit>,
+}
+
+/// Why no update can be made at all.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The engine will never answer as it is configured.
+    #[error(transparent)]
+    Engine(#[from] engine::Error),
+    /// The journal cannot be read or written.
+    #[error("journal: {0}")]
+    Journal(#[from] store::Error),
+    /// A template fails on an event; it is the configuration's fault, not the event's.
+    #[error(transparent)]
+    Template(#[from] TemplateError),
+}
+
+/// Makes updates. Shared by all tasks.
+pub struct Summarizer {
+    config: Config,
+    prompt: Prompt,
+    engine: Arc<dyn Engine>,
+    store: Arc<Store>,
+    decoder: codec::Decoder,
+}
+
+impl Summarizer {
+    /// Compiles the templates.
+    ///
+    /// # Errors
+    /// [`TemplateError`] where one is wrong.
+    pub fn new(
+        config: Config,
+        decoder: codec::Decoder,
+        engine: Arc<dyn Engine>,
+        store: Arc<Store>,
+    ) -> Result<Self, TemplateError> {
+        Ok(Self {
+            prompt: Prompt::new(&config)?,
+            config,
+            engine,
+            store,
+            decoder,
+        })
+    }
+
+    /// The engine that answers.
+    #[must_use]
+    pub fn engine(&self) -> &Arc<dyn Engine> {
+        &self.engine
+    }
+
+    /// Makes one update out of as many of the waiting events as one prompt holds, or gives some of them up: each call
+    /// settles at least one event. What is over goes back to the queue.
+    ///
+    /// A failing engine is asked again until it answers; no event is given up for it. Dropping the future ends that.
+    ///
+    /// # Errors
+    /// See [`Error`]: nothing of the job is settled then.
+    pub async fn update(&self, job: Job) -> Result<Done, Error> {
+        let mut done = Done {
+            update: None,
+            dead: Vec::new(),
+            rest: job.windows,
+            refusals: Vec::new(),
+        };
+        let mut lines = Vec::new();
+        while lines.len() < self.config.max_events {
+            let Some(event) = event_at(&done.rest, lines.len()) else {
+                break;
+            };
+            match self.line(&job.topic, job.partition, event) {
+                Ok(line) => lines.push(line?),
+                // Accepted under another configuration: it cannot be read any more.
+                Err(rejected) if lines.is_empty() => {
+                    let (mut events, ..) = split_off(&mut done.rest, 1);
+                    done.dead.extend(events.pop().map(|e| (e, rejected)));
+                    return Ok(done);
+                }
+                Err(_) => break,
+            }
+        }
+        let before = job.profile.as_ref().map_or("", |p| p.summary.as_str());
+        let (mut count, prepared) = match self.fit(before, &lines)? {
+            Fit::Takes(count, prepared) => (count, prepared),
+            Fit::OverBudget(tokens) => {
+                let (mut events, ..) = split_off(&mut done.rest, 1);
+                let detail = format!(
+                    "the prompt of this event alone has {tokens} tokens, the budget is {} (summary.prompt_tokens)",
+                    self.budget()
+                );
+                done.dead.extend(events.pop().map(|e| {
+                    let reason = Reason::OverBudget;
+                    (e, Rejected { reason, detail })
+                }));
+                return Ok(done);
+            }
+        };
+        let mut usage = proto::Usage::default();
+        let mut answer = self
+            .answer(prepared, &mut usage, &mut done.refusals)
+            .await?;
+        if answer.is_none() && count > 1 {
+            // Half of the events may pass where all did not; the others get an update of their own.
+            count = count.div_ceil(2);
+            if let Some(prepared) = self.prepare(before, &lines[..count])? {
+                answer = self
+                    .answer(prepared, &mut usage, &mut done.refusals)
+                    .await?;
+            }
+        }
+        let (events, windows, reason) = split_off(&mut done.rest, count);
+        match answer {
+            Some((summary, call)) => {
+                done.update = Some(Update {
+                    edits: codec::edits(before, &summary),
+                    summary,
+                    events,
+                    windows,
+                    reason,
+                    usage,
+                    call,
+                });
+            }
+            None => {
+                let why = done.refusals.last().map_or("refused", |r| r.name());
+                let detail = format!(
+                    "{why}: {} answers for the {} events folded together were refused",
+                    done.refusals.len(),
+                    events.len()
+                );
+                let reason = Reason::Refused;
+                done.dead.extend(events.into_iter().map(|e| {
+                    (
+                        e,
+                        Rejected {
+                            reason,
+                            detail: detail.clone(),
+                        },
+                    )
+                }));
+            }
+        }
+        Ok(done)
+    }
+
+    /// An event's line in the prompt; the outer error is the event's, the inner one the template's.
+    fn line(
+        &self,
+        topic: &str,
+        partition: i32,
+        event: &Event,
+    ) -> Result<Result<String, TemplateError>, Rejected> {
+        // The event time was settled when the event was read.
+        let interaction = self
+            .decoder
+            .interaction(&event.record, Some(event.time_ms))?;
+        Ok(self.prompt.line(&Line {
+            interaction: &interaction,
+            time_ms: event.time_ms,
+            late: event.late,
+            topic,
+            partition,
+            offset: event.offset,
+        }))
+    }
+
+    /// How many tokens an event's line has, for windows that are limited by tokens.
+    ///
+    /// # Errors
+    /// [`TemplateError`] where the template fails on it.
+    pub fn line_tokens(
+        &self,
+        topic: &str,
+        partition: i32,
+        offset: i64,
+        time_ms: i64,
+        interaction: &proto::Interaction,
+    ) -> Result<u32, TemplateError> {
+        let line = self.prompt.line(&Line {
+            interaction,
+            time_ms,
+            late: false,
+            topic,
+            partition,
+            offset,
+        })?;
+        Ok(self.engine.count(&line))
+    }
+
+    fn budget(&self) -> u32 {
+        let context = self.engine.description().context_tokens;
+        self.config
+            .prompt_tokens
+            .min(context.saturating_sub(self.config.max_tokens))
+    }
+
+    /// As many of the lines as the prompt budget holds.
+    fn fit(&self, before: &str, lines: &[String]) -> Result<Fit, Error> {
+        let budget = self.budget();
+        let mut count = lines.len();
+        let mut sum: u32 = 0;
+        for (n, line) in lines.iter().enumerate() {
+            sum = sum.saturating_add(self.engine.count(line));
+            if sum > budget {
+                count = n.max(1);
+                break;
+            }
+        }
+        loop {
+            let tokens = match self.engine.prepare(self.request(before, &lines[..count])?) {
+                Ok(prepared) if prepared.prompt_tokens <= budget => {
+                    return Ok(Fit::Takes(count, prepared));
+                }
+                Ok(prepared) => prepared.prompt_tokens,
+                Err(engine::Error::TooLong { tokens, .. }) => tokens,
+                Err(error) => return Err(error.into()),
+            };
+            if count == 1 {
+                return Ok(Fit::OverBudget(tokens));
+            }
+            // Too many by about the share that is over, and by at least one.
+            let share = u64::from(budget) * count as u64 / u64::from(tokens.max(1));
+            count = usize::try_from(share).unwrap_or(1).clamp(1, count - 1);
+        }
+    }
+
+    fn prepare(&self, before: &str, lines: &[String]) -> Result<Option<Prepared>, Error> {
+        match self.engine.prepare(self.request(before, lines)?) {
+            Ok(prepared) => Ok(Some(prepared)),
+            Err(engine::Error::TooLong { .. }) => Ok(None),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    fn request(&self, before: &str, lines: &[String]) -> Result<Request, TemplateError> {
+        Ok(Request {
+            system: self.config.instructions.clone(),
+            user: self.prompt.message(before, lines)?,
+            previous: before.to_owned(),
+            max_tokens: self.config.max_tokens,
+            sampling: self.config.sampling,
+        })
+    }
+
+    /// Asks until an answer passes the gate or the retries are used up.
+    async fn answer(
+        &self,
+        prepared: Prepared,
+        usage: &mut proto::Usage,
+        refusals: &mut Vec<Refusal>,
+    ) -> Result<Option<(String, [u8; 32])>, Error> {
+        let mut next = Some(prepared);
+        let mut attempt = 0;
+        while let Some(prepared) = next.take() {
+            let (request, key) = (prepared.request.clone(), prepared.key);
+            let refusal = match self.ask(prepared, usage).await? {
+                Ok(output) => match gate::pass(&output, request.max_tokens, self.engine.as_ref()) {
+                    Ok(summary) => return Ok(Some((summary, key))),
+                    Err(refusal) => refusal,
+                },
+                Err(rejected) => rejected,
+            };
+            refusals.push(refusal);
+            if attempt < self.config.retries {
+                attempt += 1;
+                let sampling = Sampling::Random {
+                    temperature: self.config.retry_temperature,
+                    top_k: 20,
+                    top_p: 0.95,
+                    seed: u64::from(attempt),
+                };
+                next = match self.engine.prepare(Request {
+                    sampling,
+                    ..request
+                }) {
+                    Ok(prepared) => Some(prepared),
+                    Err(engine::Error::TooLong { .. }) => None,
+                    Err(error) => return Err(error.into()),
+                };
+            }
+        }
+        Ok(None)
+    }
+
+    /// The journal's answer, else the model's; the inner error is an engine that refuses this very request.
+    async fn ask(
+        &self,
+        prepared: Prepared,
+        usage: &mut proto::Usage,
+    ) -> Result<Result<Output, Refusal>, Error> {
+        usage.calls = usage.calls.saturating_add(1);
+        let key = prepared.key;
+        if let Some(kept) = self.store.journal.get(&key)?.and_then(|b| finished(&b)) {
+            usage.journal = true;
+            usage.prompt_tokens = usage.prompt_tokens.saturating_add(kept.prompt_tokens);
+            usage.output_tokens = usage.output_tokens.saturating_add(kept.output_tokens);
+            return Ok(Ok(kept));
+        }
+        usage.journal = false;
+        let mut wait = self.config.backoff;
+        let output = loop {
+            match self.engine.generate(prepared.clone()).await {
+                Ok(output) => break output,
+                Err(engine::Error::Rejected { reason }) => return Ok(Err(Refusal::Engine(reason))),
+                Err(engine::Error::Unavailable {
+                    reason,
+                    retry_after,
+                }) => {
+                    // Full jitter, so that many tasks do not knock at the same instant.
+                    let jittered = wait.mul_f64(0.5 + fastrand::f64() / 2.0);
+                    let pause = jittered.max(retry_after.unwrap_or_default());
+                    tracing::warn!(reason, ?pause, "the engine is not available; asking again");
+                    tokio::time::sleep(pause).await;
+                    wait = (wait * 2).min(self.config.backoff_max);
+                }
+                Err(error) => return Err(error.into()),
+            }
+        };
+        usage.prompt_tokens = usage.prompt_tokens.saturating_add(output.prompt_tokens);
+        usage.cached_tokens = usage.cached_tokens.saturating_add(output.cached_tokens);
+        usage.output_tokens = usage.output_tokens.saturating_add(output.output_tokens);
+        usage.seconds += output.seconds;
+        // Refused answers are kept too: the same refusal is then come to again without a call.
+        self.store
+            .journal
+            .put(&key, &codec::encode(&call(&output)))?;
+        Ok(Ok(output))
+    }
+}
+
+enum Fit {
+    /// So many of the lines, and the request that holds them.
+    Takes(usize, Prepared),
+    /// Not even the first line; the prompt's tokens.
+    OverBudget(u32),
+}
+
+fn event_at(windows: &VecDeque<Closed>, mut index: usize) -> Option<&Event> {
+    for window in windows {
+        match window.events.get(index) {
+            Some(event) => return Some(event),
+            None => index -= window.events.len(),
+        }
+    }
+    None
+}
+
+/// Takes the first `count` events; with how many windows they complete, and why the last one touched had closed.
+fn split_off(windows: &mut VecDeque<Closed>, count: usize) -> (Vec<Event>, u32, CloseReason) {
+    let mut events = Vec::with_capacity(count);
+    let (mut complete, mut reason) = (0, CloseReason::EndOfInput);
+    while events.len() < count
+        && let Some(first) = windows.front_mut()
+    {
+        reason = first.reason;
+        let left = count - events.len();
+        if first.events.len() <= left {
+            events.append(&mut first.events);
+            windows.pop_front();
+            complete += 1;
+        } else {
+            events.extend(first.events.drain(..left));
+        }
+    }
+    (events, complete, reason)
+}
+
+fn call(output: &Output) -> proto::ModelCall {
+    let finish = match output.finish {
+        Finish::Stop => "stop",
+        Finish::Length => "length",
+        Finish::Loop => "loop",
+    };
+    proto::ModelCall {
+        format: codec::FORMAT,
+        text: output.text.clone(),
+        finish: finish.to_owned(),
+        prompt_tokens: output.prompt_tokens,
+        cached_tokens: output.cached_tokens,
+        output_tokens: output.output_tokens,
+        seconds: output.seconds,
+    }
+}
+
+/// A journal entry as the model's answer; one that cannot be read counts as a call never made.
+fn finished(bytes: &[u8]) -> Option<Output> {
+    let call = codec::decode_call(bytes).ok()?;
+    let finish = match call.finish.as_str() {
+        "stop" => Finish::Stop,
+        "length" => Finish::Length,
+        "loop" => Finish::Loop,
+        _ => return None,
+    };
+    Some(Output {
+        text: call.text,
+        finish,
+        prompt_tokens: call.prompt_tokens,
+        cached_tokens: call.cached_tokens,
+        output_tokens: call.output_tokens,
+        seconds: call.seconds,
+    })
+}
