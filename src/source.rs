@@ -5,7 +5,7 @@ mod rebalance;
 mod restore;
 
 pub use kafka::{Kafka, Paused};
-pub use restore::{Restored, Wanted, restore};
+pub use restore::{Restored, Wanted, partitions, restore};
 
 use std::sync::mpsc::SyncSender;
 use std::time::Duration;
@@ -98,6 +98,14 @@ pub enum Error {
         doing: String,
         /// What librdkafka said.
         reason: String,
+    },
+    /// There is no such topic.
+    #[error(
+        "there is no topic {topic}: create it, or correct its name (limn topics creates limn's own)"
+    )]
+    Missing {
+        /// The topic.
+        topic: String,
     },
     /// Unread records are gone.
     #[error(

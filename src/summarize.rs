@@ -141,6 +141,12 @@ impl Summarizer {
         &self.engine
     }
 
+    /// Most events that one update takes.
+    #[must_use]
+    pub fn max_events(&self) -> usize {
+        self.config.max_events.max(1)
+    }
+
     /// Makes one update out of as many of the waiting events as one prompt holds, or gives some of them up: each call
     /// settles at least one event. What is over goes back to the queue.
     ///
@@ -156,7 +162,7 @@ impl Summarizer {
             refusals: Vec::new(),
         };
         let mut lines = Vec::new();
-        while lines.len() < self.config.max_events {
+        while lines.len() < self.max_events() {
             let Some(event) = event_at(&done.rest, lines.len()) else {
                 break;
             };

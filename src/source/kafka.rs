@@ -22,7 +22,7 @@ const POLL: Duration = Duration::from_millis(20);
 const SEEK: Duration = Duration::from_secs(10);
 
 enum Command {
-    Ready(Vec<i32>),
+    Ready(Vec<(i32, i64)>),
     Pause(Paused),
 }
 
@@ -92,8 +92,8 @@ impl<D: Send + 'static> Kafka<D> {
         })
     }
 
-    /// The partitions' views are restored: their records may flow.
-    pub fn ready(&self, partitions: Vec<i32>) {
+    /// The partitions' views are restored: their records may flow, each from the offset given.
+    pub fn ready(&self, partitions: Vec<(i32, i64)>) {
         self.command(Command::Ready(partitions));
     }
 
@@ -189,13 +189,14 @@ impl<D: Send + 'static, F: FnMut(i32, i64, Option<i64>, Record) -> D> Reader<D, 
     fn told(&self, context: &Context<D>, error: KafkaError) -> bool {
         match error {
             KafkaError::PartitionEOF(partition) => {
-                let open = matches!(context.state().flows.get(&partition), Some(Flow::Open(_)));
-                match open.then(|| self.end(partition)).flatten() {
-                    Some(position) => context.tell(Message::End {
+                let flow = context.state().flows.get(&partition).copied();
+                match flow {
+                    Some(Flow::Open(next)) => context.tell(Message::End {
                         partition,
-                        position,
+                        // Before the first record there is no position, only the start.
+                        position: self.position(partition).map_or(next, |p| p.max(next)),
                     }),
-                    None => true,
+                    _ => true,
                 }
             }
             // librdkafka goes on trying by itself after these, and says so in its log.
@@ -225,7 +226,7 @@ impl<D: Send + 'static, F: FnMut(i32, i64, Option<i64>, Record) -> D> Reader<D, 
     }
 
     /// The consumer's position; `None` where nothing was read yet.
-    fn end(&self, partition: i32) -> Option<i64> {
+    fn position(&self, partition: i32) -> Option<i64> {
         let position = self.consumer.position().ok()?;
         match position.find_partition(&self.topic, partition)?.offset() {
             Offset::Offset(offset) => Some(offset),
@@ -238,10 +239,10 @@ impl<D: Send + 'static, F: FnMut(i32, i64, Option<i64>, Record) -> D> Reader<D, 
         match command {
             Command::Ready(partitions) => {
                 let mut at = TopicPartitionList::new();
-                for partition in partitions {
+                for (partition, start) in partitions {
                     // A partition that was revoked in the meantime is no longer held.
                     let flow = context.state().flows.get(&partition).copied();
-                    if let Some(Flow::Held(start)) = flow {
+                    if flow == Some(Flow::Held) {
                         at.add_partition_offset(&self.topic, partition, Offset::Offset(start))
                             .map_err(Error::kafka("opening a partition"))?;
                     }
@@ -317,6 +318,7 @@ mod tests {
     use crate::source::{Assigned, Start, Wanted, restore};
     use rdkafka::mocking::MockCluster;
     use rdkafka::producer::{BaseProducer, BaseRecord, DefaultProducerContext, Producer as _};
+    use std::sync::atomic::AtomicBool;
     use tokio::sync::mpsc;
 
     fn filled(
@@ -377,7 +379,7 @@ mod tests {
         let mut sorted = assigned;
         sorted.sort_by_key(|a| a.partition);
         assert_eq!(sorted, [start(0), start(1)]);
-        source.ready(vec![0, 1]);
+        source.ready(vec![(0, 0), (1, 0)]);
         let mut read = Vec::new();
         loop {
             match messages.blocking_recv().unwrap() {
@@ -419,6 +421,7 @@ mod tests {
             &properties,
             &[want(0, 0), want(1, 20)],
             Duration::from_secs(20),
+            &AtomicBool::new(false),
             |_, partition, offset, _| {
                 read.push((partition, offset));
                 Ok(())
@@ -434,6 +437,7 @@ mod tests {
             &properties,
             &[want(1, 26)],
             Duration::from_secs(20),
+            &AtomicBool::new(false),
             |_, partition, offset, _| {
                 read.push((partition, offset));
                 Ok(())

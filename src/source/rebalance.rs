@@ -20,8 +20,8 @@ use super::{Assigned, Config, Error, Message, Read, Start};
 /// How far a partition is open to its reader.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Flow {
-    /// Assigned, but its view is being restored: reading begins at this offset, once it may.
-    Held(i64),
+    /// Assigned, but its view is being restored.
+    Held,
     /// Records from this offset on are passed on.
     Open(i64),
 }
@@ -59,13 +59,19 @@ impl<D: Send + 'static> Context<D> {
 
     /// Passes a message on behind the records read so far; false where nobody listens any more.
     pub(super) fn tell(&self, message: Message<D>) -> bool {
-        self.flush() && self.out.blocking_send(message).is_ok()
+        self.flush() && self.send(message)
     }
 
     /// Passes the records read so far on; false where nobody listens any more.
     pub(super) fn flush(&self) -> bool {
         let batch = std::mem::take(&mut self.state().batch);
-        batch.is_empty() || self.out.blocking_send(Message::Records(batch)).is_ok()
+        batch.is_empty() || self.send(Message::Records(batch))
+    }
+
+    fn send(&self, message: Message<D>) -> bool {
+        // A consumer that is dropped gives its partitions up once more, on the thread that drops it: nobody listens
+        // then, and that thread may be one that must not block.
+        !self.out.is_closed() && self.out.blocking_send(message).is_ok()
     }
 
     fn assigned(&self, consumer: &BaseConsumer<Self>, gained: &TopicPartitionList) {
@@ -86,7 +92,7 @@ impl<D: Send + 'static> Context<D> {
             // partition is opened, with a seek, records of it are dropped by the reader.
             self.state()
                 .flows
-                .extend(assigned.iter().map(|a| (a.partition, Flow::Held(a.start))));
+                .extend(assigned.iter().map(|a| (a.partition, Flow::Held)));
             Ok(assigned)
         });
         match result {

@@ -1,13 +1,15 @@
 //! Reading partitions of a topic of ours from a position to their end, before the first event is folded.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use rdkafka::config::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, Consumer};
-use rdkafka::error::KafkaError;
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::Message as _;
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
+use rdkafka::types::RDKafkaRespErr;
 
 use super::Error;
 use super::kafka::record;
@@ -47,6 +49,7 @@ pub fn restore<E: From<Error>>(
     properties: &[(String, String)],
     wanted: &[Wanted],
     wait: Duration,
+    cancelled: &AtomicBool,
     mut each: impl FnMut(&str, i32, i64, Record) -> Result<(), E>,
 ) -> Result<HashMap<(String, i32), Restored>, E> {
     let until = Instant::now() + wait;
@@ -73,6 +76,7 @@ pub fn restore<E: From<Error>>(
             if stable >= end {
                 break;
             }
+            stop_if(cancelled)?;
             if Instant::now() > until {
                 return Err(Error::Kafka {
                     doing: format!("waiting for open transactions on {topic}[{partition}]"),
@@ -99,6 +103,7 @@ pub fn restore<E: From<Error>>(
         .map_err(Error::kafka("reading topics back"))?;
     let mut heard = Instant::now();
     while left > 0 {
+        stop_if(cancelled)?;
         match committed.poll(Duration::from_millis(100)) {
             Some(Ok(message)) => {
                 heard = Instant::now();
@@ -123,6 +128,44 @@ pub fn restore<E: From<Error>>(
         }
     }
     Ok(done)
+}
+
+fn stop_if(cancelled: &AtomicBool) -> Result<(), Error> {
+    if cancelled.load(Ordering::Relaxed) {
+        return Err(Error::Kafka {
+            doing: "reading topics back".to_owned(),
+            reason: "given up: the partitions were revoked".to_owned(),
+        });
+    }
+    Ok(())
+}
+
+/// How many partitions a topic has.
+///
+/// # Errors
+/// [`Error::Missing`] where there is no such topic, [`Error::Kafka`] where the brokers do not answer.
+pub fn partitions(
+    properties: &[(String, String)],
+    topic: &str,
+    wait: Duration,
+) -> Result<i32, Error> {
+    let doing = || format!("asking for the partitions of {topic}");
+    let metadata = client(properties, "read_committed")?
+        .fetch_metadata(Some(topic), wait)
+        .map_err(Error::kafka(doing()))?;
+    let found = metadata.topics().iter().find(|t| t.name() == topic);
+    match found.map(|t| (t.error(), t.partitions().len())) {
+        Some((None, count)) if count > 0 => Ok(i32::try_from(count).unwrap_or(i32::MAX)),
+        None | Some((None | Some(RDKafkaRespErr::RD_KAFKA_RESP_ERR_UNKNOWN_TOPIC_OR_PART), _)) => {
+            Err(Error::Missing {
+                topic: topic.to_owned(),
+            })
+        }
+        Some((Some(error), _)) => Err(Error::Kafka {
+            doing: doing(),
+            reason: RDKafkaErrorCode::from(error).to_string(),
+        }),
+    }
 }
 
 fn client(properties: &[(String, String)], isolation: &str) -> Result<BaseConsumer, Error> {
