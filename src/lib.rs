@@ -10,6 +10,7 @@ pub mod checkpoint;
 pub mod clock;
 pub mod codec;
 pub mod commit;
+pub mod demo;
 pub mod engine;
 pub mod event;
 pub mod load;

@@ -7,6 +7,7 @@ mod rows;
 mod table;
 
 pub use rows::{Format, Limits, Row, Rows};
+pub(crate) use table::column_names;
 
 use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
