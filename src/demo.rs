@@ -2,3 +2,7 @@
 
 pub mod form;
 pub mod movielens;
+pub mod show;
+mod table;
+
+pub use table::{Summary, peak_memory_bytes};

@@ -16,4 +16,5 @@ pub mod event;
 pub mod load;
 pub mod source;
 pub mod store;
+pub mod text;
 pub mod window;

@@ -11,6 +11,7 @@ use super::json::JsonLines;
 use super::table::Table;
 use crate::codec::{Decoded, Reason, Rejected};
 use crate::event::Record;
+use crate::text::visible;
 
 /// One event to be sent.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -162,7 +163,7 @@ where
             reason,
         };
         let (user, time_ms) =
-            decoded.map_err(|r| bad(format!("{}: {}", r.reason.name(), r.detail)))?;
+            decoded.map_err(|r| bad(format!("{}: {}", r.reason.name(), visible(&r.detail))))?;
         if user.is_empty() {
             return Err(bad("the user is empty".to_owned()));
         }
