@@ -27,6 +27,22 @@ impl OffsetSet {
         self.runs.insert(start, end);
     }
 
+    /// Adds the offsets from `first` to the one before `end`; a run without any changes nothing.
+    pub fn insert_run(&mut self, first: i64, end: i64) {
+        if first >= end {
+            return;
+        }
+        let (mut start, mut stop) = (first, end);
+        while let Some((&s, &e)) = self.runs.range(..=stop).next_back() {
+            if e < start {
+                break;
+            }
+            self.runs.remove(&s);
+            (start, stop) = (start.min(s), stop.max(e));
+        }
+        self.runs.insert(start, stop);
+    }
+
     /// Whether `offset` is in the set.
     #[must_use]
     pub fn contains(&self, offset: i64) -> bool {
@@ -139,12 +155,15 @@ mod tests {
 
     proptest! {
         #[test]
-        fn an_offset_set_equals_a_plain_set(ops in prop::collection::vec((0i64..60, any::<bool>()), 0..120)) {
+        fn an_offset_set_equals_a_plain_set(ops in prop::collection::vec((0i64..60, any::<bool>(), 0i64..9), 0..120)) {
             let (mut set, mut naive) = (OffsetSet::default(), BTreeSet::new());
-            for (x, forget) in ops {
+            for (x, forget, length) in ops {
                 if forget && x % 7 == 0 {
                     set.forget_below(x);
                     naive.retain(|&o| o >= x);
+                } else if forget && x % 3 == 0 {
+                    set.insert_run(x, x + length);
+                    naive.extend(x..x + length);
                 } else {
                     set.insert(x);
                     naive.insert(x);
@@ -153,7 +172,7 @@ mod tests {
                 prop_assert_eq!(&listed, &naive);
                 let runs: Vec<_> = set.runs().collect();
                 prop_assert!(runs.windows(2).all(|w| w[0].1 < w[1].0), "runs touch: {:?}", runs);
-                for o in 0..61 {
+                for o in 0..70 {
                     prop_assert_eq!(set.contains(o), naive.contains(&o));
                 }
             }

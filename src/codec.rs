@@ -1,5 +1,18 @@
 //! The edge between bytes and meaning: records in, records out. prost is named in this room only.
 
+mod dead_letter;
+mod json;
+mod output;
+mod partition;
+mod protobuf;
+
+pub use dead_letter::{DeadLetter, Origin, dead_letter};
+pub use output::{
+    Error, FORMAT, FORMAT_HEADER, Stored, change_json, decode_call, decode_change,
+    decode_checkpoint, decode_state, encode, fold_marker, format_header, marker, offsets, runs,
+};
+pub use partition::Partitioner;
+
 use crate::event::Record;
 
 /// The messages of `proto/limn.proto`, with the proto3 JSON mapping under the fields' own names.
@@ -11,6 +24,15 @@ pub mod proto {
 
 /// Longest user id in bytes.
 pub const MAX_USER_BYTES: usize = 512;
+
+/// Most attributes of an event, those of nested JSON values counted one by one.
+pub const MAX_ATTRIBUTES: usize = 256;
+
+/// Longest detail of a rejection in bytes.
+pub const MAX_DETAIL_BYTES: usize = 256;
+
+/// The last event time that is taken: the end of the year 9999. Beyond it, the unit is wrong more likely than the year.
+pub const MAX_TIME_MS: i64 = 253_402_300_799_999;
 
 /// How the input's records are read.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -137,17 +159,44 @@ pub struct Rejected {
     pub detail: String,
 }
 
+impl Rejected {
+    /// A rejection; a detail over [`MAX_DETAIL_BYTES`] is cut.
+    pub fn new(reason: Reason, detail: impl Into<String>) -> Self {
+        let mut detail = detail.into();
+        if detail.len() > MAX_DETAIL_BYTES {
+            let cut = (0..=MAX_DETAIL_BYTES - '…'.len_utf8())
+                .rev()
+                .find(|&at| detail.is_char_boundary(at));
+            detail.truncate(cut.unwrap_or(0));
+            detail.push('…');
+        }
+        Self { reason, detail }
+    }
+}
+
 /// Reads the input's records.
 #[derive(Debug, Clone)]
 pub struct Decoder {
     config: Config,
+    format: Reader,
+}
+
+/// What of the format is made ready once, not for each record.
+#[derive(Debug, Clone)]
+enum Reader {
+    Protobuf,
+    Json(Box<json::Reader>),
 }
 
 impl Decoder {
     /// A decoder for this configuration.
     #[must_use]
     pub fn new(config: Config) -> Self {
-        Self { config }
+        let format = match &config.format {
+            Format::Protobuf => Reader::Protobuf,
+            Format::Json(mapping) => Reader::Json(Box::new(json::Reader::new(mapping))),
+        };
+        Self { config, format }
     }
 
     /// Checks a record in full and takes out what the stream needs; `timestamp_ms` is Kafka's, `None` where unset.
@@ -155,11 +204,16 @@ impl Decoder {
     /// # Errors
     /// [`Rejected`]: the record belongs to the dead letters.
     pub fn decode(&self, record: &Record, timestamp_ms: Option<i64>) -> Result<Decoded, Rejected> {
-        let _ = (&self.config, record, timestamp_ms);
-        todo!()
+        // One way in for both: what is accepted here cannot be refused when the window is folded.
+        let interaction = self.interaction(record, timestamp_ms)?;
+        Ok(Decoded {
+            user: interaction.user_id.into_boxed_str(),
+            time_ms: interaction.time_ms,
+        })
     }
 
-    /// The whole interaction, for the event template. A record that [`Decoder::decode`] took is taken here too.
+    /// The whole interaction, for the event template. A record that [`Decoder::decode`] took is taken here too. Its
+    /// `time_ms` is the event time that counts: the value's own, else Kafka's. A time at or before the epoch is unset.
     ///
     /// # Errors
     /// [`Rejected`]: the record belongs to the dead letters.
@@ -168,7 +222,94 @@ impl Decoder {
         record: &Record,
         timestamp_ms: Option<i64>,
     ) -> Result<proto::Interaction, Rejected> {
-        let _ = (&self.config, record, timestamp_ms);
-        todo!()
+        let Some(value) = record.value.as_deref() else {
+            return Err(Rejected::new(Reason::NullValue, "the value is null"));
+        };
+        let too_long = |what: &str, bytes: usize, most: usize| {
+            let detail = format!("{what}: {bytes} bytes, {most} are allowed");
+            Err(Rejected::new(Reason::TextTooLong, detail))
+        };
+        if value.len() > self.config.max_event_bytes {
+            return too_long("the value", value.len(), self.config.max_event_bytes);
+        }
+        let most = self.config.max_text_bytes;
+        let mut read = match &self.format {
+            Reader::Protobuf => protobuf::read(value)?,
+            Reader::Json(reader) => reader.read(value, record.key.as_deref(), most)?,
+        };
+        if read.user_id.is_empty() {
+            return Err(Rejected::new(Reason::NoUser, "there is no user id"));
+        }
+        if read.user_id.len() > MAX_USER_BYTES {
+            let bytes = read.user_id.len();
+            let detail = format!("the user id: {bytes} bytes, {MAX_USER_BYTES} are allowed");
+            return Err(Rejected::new(Reason::UserTooLong, detail));
+        }
+        read.time_ms = event_time(read.time_ms, timestamp_ms)?;
+        for (what, text) in texts(&read) {
+            if text.len() > most {
+                return too_long(what, text.len(), most);
+            }
+        }
+        if read.attributes.len() > MAX_ATTRIBUTES {
+            return Err(too_many_attributes());
+        }
+        Ok(read)
     }
 }
+
+/// The event time that counts: the value's, else Kafka's.
+fn event_time(own: i64, kafka: Option<i64>) -> Result<i64, Rejected> {
+    if own > MAX_TIME_MS {
+        let detail = "the event time is behind the year 9999; is its unit right?";
+        return Err(Rejected::new(Reason::Malformed, detail));
+    }
+    if own > 0 {
+        return Ok(own);
+    }
+    match kafka {
+        Some(time) if (1..=MAX_TIME_MS).contains(&time) => Ok(time),
+        Some(time) if time > MAX_TIME_MS => Err(Rejected::new(
+            Reason::NoTime,
+            "no event time, and Kafka's timestamp is behind the year 9999",
+        )),
+        _ => Err(Rejected::new(
+            Reason::NoTime,
+            "no event time, and no timestamp from Kafka",
+        )),
+    }
+}
+
+fn too_many_attributes() -> Rejected {
+    let detail = format!("over {MAX_ATTRIBUTES} attributes");
+    Rejected::new(Reason::Malformed, detail)
+}
+
+/// Every text of an event that has a limit, with what a rejection calls it.
+fn texts(read: &proto::Interaction) -> impl Iterator<Item = (&'static str, &str)> {
+    let item = read.item.iter().flat_map(|item| {
+        [
+            ("item.id", item.id.as_str()),
+            ("item.title", &item.title),
+            ("item.category", &item.category),
+            ("item.description", &item.description),
+        ]
+    });
+    let attributes = read.attributes.iter().flat_map(|(name, value)| {
+        [
+            ("an attribute's name", name.as_str()),
+            ("an attribute's value", value),
+        ]
+    });
+    [
+        ("id", read.id.as_str()),
+        ("action", &read.action),
+        ("text", &read.text),
+    ]
+    .into_iter()
+    .chain(item)
+    .chain(attributes)
+}
+
+#[cfg(test)]
+mod tests;

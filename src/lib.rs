@@ -12,6 +12,7 @@ pub mod codec;
 pub mod commit;
 pub mod engine;
 pub mod event;
+pub mod profile;
 pub mod source;
 pub mod store;
 pub mod window;
