@@ -391,7 +391,7 @@ mod tests {
                 let _ = marker(&state.marker.unwrap_or_default());
             }
             if let Ok(change) = decode_change(&bytes) {
-                change_json(&change);
+                let _ = change_json(&change);
             }
             if let Ok(checkpoint) = decode_checkpoint(&bytes) {
                 let _ = offsets("checkpoint", &checkpoint.rejected);
