@@ -24,8 +24,6 @@ pub mod proto {
 
 /// Longest user id in bytes.
 pub const MAX_USER_BYTES: usize = 512;
-/// Most attributes of one event.
-pub const MAX_ATTRIBUTES: usize = 256;
 
 /// Most attributes of an event, those of nested JSON values counted one by one.
 pub const MAX_ATTRIBUTES: usize = 256;

@@ -13,6 +13,8 @@ pub mod commit;
 pub mod demo;
 pub mod engine;
 pub mod event;
+pub mod load;
+pub mod pipeline;
 pub mod profile;
 pub mod source;
 pub mod store;

@@ -259,9 +259,16 @@ pub async fn run(
         let pause = backoff.mul_f64(0.5 + fastrand::f64() / 2.0);
         tokio::select! {
             () = tokio::time::sleep(pause) => {}
-            _ = stop.wait_for(|&stop| stop) => return Ok(()),
+            () = stopped(&mut stop) => return Ok(()),
         }
         backoff = (backoff * 2).min(BACKOFF_MAX);
+    }
+}
+
+/// Waits until the service is to stop. A sender that is gone can say so no more: then it runs on.
+pub(crate) async fn stopped(stop: &mut watch::Receiver<bool>) {
+    if stop.wait_for(|&stop| stop).await.is_err() {
+        std::future::pending::<()>().await;
     }
 }
 
@@ -285,7 +292,7 @@ async fn attempt(
     };
     let (committer, partitions) = tokio::select! {
         connected = connect => connected.map_err(|e| Error::Thread(e.to_string()))??,
-        _ = stop.wait_for(|&stop| stop) => return Ok(()),
+        () = stopped(stop) => return Ok(()),
     };
     let sink = batch::Sink::start(
         committer,

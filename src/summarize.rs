@@ -13,6 +13,7 @@ use std::time::Duration;
 use crate::codec::{self, Reason, Rejected, proto};
 use crate::engine::{self, Engine, Finish, Output, Prepared, Request, Sampling};
 use crate::event::Event;
+use crate::profile;
 use crate::store::{self, Store};
 use crate::window::{CloseReason, Closed};
 
@@ -210,7 +211,10 @@ impl Summarizer {
         match answer {
             Some((summary, call)) => {
                 done.update = Some(Update {
-                    edits: codec::edits(before, &summary),
+                    edits: profile::edits(before, &summary)
+                        .into_iter()
+                        .map(Into::into)
+                        .collect(),
                     summary,
                     events,
                     windows,

@@ -394,7 +394,7 @@ mod tests {
                 let _ = change_json(&change);
             }
             if let Ok(checkpoint) = decode_checkpoint(&bytes) {
-                let _ = offsets("checkpoint", &checkpoint.rejected);
+                let _ = OffsetSet::from_gaps(checkpoint.restart_offset, &checkpoint.rejected);
             }
             let _ = decode_call(&bytes);
         }

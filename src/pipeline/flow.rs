@@ -1,26 +1,28 @@
 //! The loop that owns the state of the assigned partitions, from one start to the next fault or stop.
 
-use std::collections::{BTreeSet, HashMap, VecDeque};
+mod assignments;
+mod updates;
+
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::SyncSender;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior};
 
-use super::batch::{Committed, Key, Pending, Sink};
+use super::batch::{Key, Pending, Sink};
 use super::ingest::Incoming;
 use super::partition::{Partition, bytes};
-use super::restore::{Restored, restore};
-use super::{Config, Error, Parts, Phase};
-use crate::codec::{self, FORMAT, Origin, Reason, Rejected, dead_letter, proto};
+use super::restore::Restored;
+use super::{Config, Error, Parts, Phase, stopped};
+use crate::codec::{self, DeadLetter, Origin, Reason, Rejected, dead_letter, proto};
 use crate::commit::Outgoing;
 use crate::event::{Event, Record};
 use crate::profile::Marker;
-use crate::source::{Assigned, Kafka, Message, Paused, Read};
-use crate::summarize::{self, Done, Job, Summarizer, Update};
+use crate::source::{Kafka, Message, Paused, Read};
+use crate::summarize::{self, Done, Summarizer};
 use crate::window::{CloseReason, Closed, Fate};
 
 /// How often time is looked at.
@@ -113,7 +115,7 @@ impl<'a> Flow<'a> {
             // A batch that is full waits for the one before it. That one ends by itself, whatever the group does meanwhile.
             let room = self.pending.bytes < BATCH_BYTES;
             tokio::select! {
-                _ = stop.wait_for(|&stop| stop), if self.drain_until.is_none() => self.drain(),
+                () = stopped(stop), if self.drain_until.is_none() => self.drain(),
                 Some(update) = self.updates.join_next(), if !self.updates.is_empty() => {
                     self.updated(update)?;
                     while let Some(update) = self.updates.try_join_next() {
@@ -169,102 +171,6 @@ impl<'a> Flow<'a> {
             Message::Failed(error) => return Err(error.into()),
         }
         Ok(())
-    }
-
-    fn assigned(&mut self, assigned: Vec<Assigned>) {
-        if assigned.is_empty() {
-            return;
-        }
-        self.epoch += 1;
-        let (epoch, rebuild) = (self.epoch, self.rebuild);
-        let (config, store) = (self.config.clone(), Arc::clone(&self.parts.store));
-        let (cancelled, now) = (Arc::clone(&self.cancelled), self.parts.clock.now_ms());
-        self.restores.spawn_blocking(move || {
-            (
-                epoch,
-                restore(&config, &store, &assigned, rebuild, now, &cancelled),
-            )
-        });
-        self.parts
-            .status
-            .send_modify(|s| s.phase = Phase::Restoring);
-    }
-
-    fn restored(&mut self, epoch: u64, restored: Vec<Restored>) {
-        let mut ready = Vec::with_capacity(restored.len());
-        for restored in restored {
-            let partition = Partition::new(Arc::clone(&self.window), &restored, epoch);
-            tracing::info!(
-                partition = restored.partition,
-                start = restored.start,
-                "partition restored"
-            );
-            ready.push((restored.partition, restored.start));
-            self.partitions.insert(restored.partition, partition);
-        }
-        self.source.ready(ready);
-        if self.drain_until.is_none() {
-            self.parts.status.send_modify(|s| s.phase = Phase::Running);
-        }
-    }
-
-    /// What is folded is committed, the rest dropped, and only then the partitions are let go: nothing is committed for
-    /// them afterwards. The next owner reads what was dropped again, behind the offsets committed here.
-    async fn revoked(
-        &mut self,
-        partitions: Vec<i32>,
-        lost: bool,
-        done: SyncSender<()>,
-    ) -> Result<(), Error> {
-        if lost {
-            return Err(Error::Lost(partitions));
-        }
-        tracing::info!(?partitions, "partitions revoked");
-        // A restore writes to the view: it must have ended before another one of the same partition begins. One that
-        // was for other partitions too is begun anew by what fails then.
-        if !self.restores.is_empty() {
-            self.give_up_restores().await;
-            if partitions.iter().any(|p| !self.partitions.contains_key(p))
-                && !self.partitions.is_empty()
-            {
-                return Err(Error::Thread(
-                    "a restore was cut off by a rebalance".to_owned(),
-                ));
-            }
-        }
-        while self.sink.busy() || !self.pending.is_empty() {
-            if !self.sink.busy() {
-                self.commit()?;
-            }
-            let committed = self.sink.committed().await?;
-            self.committed(committed);
-        }
-        for number in partitions {
-            let Some(partition) = self.partitions.remove(&number) else {
-                continue;
-            };
-            for queue in partition.users.into_values() {
-                if let Some(running) = queue.running {
-                    running.abort();
-                }
-                self.waiting_bytes -= queue
-                    .waiting
-                    .iter()
-                    .map(|w| bytes(&w.events))
-                    .sum::<usize>();
-            }
-            self.ready.retain(|(_, p, _)| *p != number);
-            self.uncommitted.retain(|(p, _), _| *p != number);
-        }
-        // The group waits for nobody who is gone.
-        let _ = done.send(());
-        Ok(())
-    }
-
-    async fn give_up_restores(&mut self) {
-        self.cancelled.store(true, Ordering::Relaxed);
-        while self.restores.join_next().await.is_some() {}
-        self.cancelled = Arc::default();
     }
 
     fn records(&mut self, records: Vec<Read<Incoming>>) -> Result<(), Error> {
@@ -373,7 +279,7 @@ impl<'a> Flow<'a> {
     fn folded(&self, number: i32, user: &str, offset: i64) -> Result<bool, Error> {
         let key = (number, Arc::from(user));
         let profile = self.profile(&key)?;
-        Ok(profile.is_some_and(|p| marker(&p, &self.topic, number).contains(offset)))
+        Ok(marker(profile.as_deref(), &self.topic, number)?.contains(offset))
     }
 
     fn profile(&self, key: &Key) -> Result<Option<Arc<proto::ProfileState>>, Error> {
@@ -388,10 +294,11 @@ impl<'a> Flow<'a> {
 
     /// When everything decided before the restart was read again, windows begin to close by event time.
     fn restored_to(&mut self, number: i32, next: i64, closed: &mut Vec<Closed>) {
+        let now = self.parts.clock.now_ms();
         if let Some(partition) = self.partitions.get_mut(&number)
             && next >= partition.decided_below
         {
-            partition.windows.restored(closed);
+            partition.windows.restored(now, closed);
         }
     }
 
@@ -422,12 +329,17 @@ impl<'a> Flow<'a> {
             partition: number,
             offset,
         };
+        let DeadLetter {
+            key,
+            value,
+            headers,
+        } = dead_letter(record, origin, rejected);
         let dead = Outgoing {
             topic: self.config.topics.dead_letters.clone(),
             partition: Some(number),
-            key: record.key.as_deref().map(<[u8]>::to_vec),
-            value: record.value.as_deref().map(<[u8]>::to_vec),
-            headers: dead_letter(record, origin, rejected),
+            key,
+            value,
+            headers,
         };
         self.pending.dead_letter(dead, number);
         if let Some(partition) = self.partitions.get_mut(&number) {
@@ -447,7 +359,10 @@ impl<'a> Flow<'a> {
                 continue;
             };
             self.waiting_bytes += bytes(&window.events);
-            let user = Arc::clone(&window.user);
+            let user: Arc<str> = match partition.users.get_key_value(&*window.user) {
+                Some((user, _)) => Arc::clone(user),
+                None => Arc::from(&*window.user),
+            };
             partition
                 .users
                 .entry(Arc::clone(&user))
@@ -479,259 +394,6 @@ impl<'a> Flow<'a> {
         queue.rank = rank;
         if let Some(rank) = rank {
             self.ready.insert((rank, number, user));
-        }
-    }
-
-    fn begin_updates(&mut self) -> Result<(), Error> {
-        let concurrency = self.summarizer.engine().description().concurrency;
-        while self.updates.len() < concurrency
-            && self.drain_until.is_none()
-            && self.pending.bytes < BATCH_BYTES
-            && let Some((_, number, user)) = self.ready.pop_first()
-        {
-            let key = (number, Arc::clone(&user));
-            let profile = self.profile(&key)?;
-            let Some(partition) = self.partitions.get_mut(&number) else {
-                continue;
-            };
-            let epoch = partition.epoch;
-            let Some(queue) = partition.users.get_mut(&user) else {
-                continue;
-            };
-            queue.rank = None;
-            // One update of a user at a time; windows that wait meanwhile are merged into the next.
-            let mut windows = VecDeque::new();
-            let mut events = 0;
-            while events < self.summarizer.max_events()
-                && let Some(window) = queue.waiting.pop_front()
-            {
-                events += window.events.len();
-                windows.push_back(window);
-            }
-            let job = Job {
-                user,
-                topic: Arc::clone(&self.topic),
-                partition: number,
-                profile: profile.clone(),
-                windows,
-            };
-            let summarizer = Arc::clone(&self.summarizer);
-            queue.running = Some(self.updates.spawn(async move {
-                let result = summarizer.update(job).await;
-                Finished {
-                    key,
-                    epoch,
-                    profile,
-                    result,
-                }
-            }));
-            self.begun += 1;
-            self.parts.status.send_modify(|s| s.updates_begun += 1);
-            if self
-                .config
-                .max_updates
-                .is_some_and(|most| self.begun >= most)
-            {
-                self.drain();
-            }
-        }
-        Ok(())
-    }
-
-    fn updated(&mut self, update: Result<Finished, tokio::task::JoinError>) -> Result<(), Error> {
-        let Finished {
-            key,
-            epoch,
-            profile,
-            result,
-        } = match update {
-            Ok(finished) => finished,
-            Err(error) if error.is_cancelled() => return Ok(()),
-            Err(error) => return Err(Error::Thread(format!("an update: {error}"))),
-        };
-        let (number, user) = key.clone();
-        match self.partitions.get_mut(&number) {
-            Some(partition) if partition.epoch == epoch => {
-                if let Some(queue) = partition.users.get_mut(&user) {
-                    queue.running = None;
-                }
-            }
-            // Of an assignment that is over: its next owner folds these events.
-            _ => return Ok(()),
-        }
-        let mut done = result?;
-        if let Some(queue) = self
-            .partitions
-            .get_mut(&number)
-            .and_then(|p| p.users.get_mut(&user))
-        {
-            done.rest.append(&mut queue.waiting);
-            queue.waiting = done.rest;
-        }
-        let refused = done.refusals.len() as u64;
-        for (event, rejected) in &done.dead {
-            self.waiting_bytes -= bytes(std::slice::from_ref(event));
-            self.give_up(number, event.offset, &event.record, rejected);
-        }
-        if let Some(update) = done.update {
-            self.waiting_bytes -= bytes(&update.events);
-            self.fold(key, profile.as_deref(), update);
-        }
-        self.parts.status.send_modify(|s| s.refused += refused);
-        self.stand(number, Arc::clone(&user));
-        if let Some(partition) = self.partitions.get_mut(&number) {
-            partition.tidy(&user);
-        }
-        self.pause_or_resume();
-        Ok(())
-    }
-
-    /// Puts an update into the next transaction: the change event, and the state with its fold marker.
-    fn fold(&mut self, key: Key, profile: Option<&proto::ProfileState>, update: Update) {
-        let (number, user) = (key.0, Arc::clone(&key.1));
-        let Some(partition) = self.partitions.get_mut(&number) else {
-            return;
-        };
-        let offsets = || update.events.iter().map(|e| e.offset);
-        for offset in offsets() {
-            partition.progress.settle(offset);
-        }
-        let before = profile.map_or_else(Marker::default, |p| marker(p, &self.topic, number));
-        // What is open or waits now is not folded; everything else of this user that was read is.
-        let after = before.fold(offsets(), partition.lowest_unfolded(&user));
-        let mut sources = crate::checkpoint::OffsetSet::default();
-        offsets().for_each(|o| sources.insert(o));
-        let description = self.summarizer.engine().description();
-        let now = self.parts.clock.now_ms();
-        let previous = profile.map_or(0, |p| p.version);
-        let times = || update.events.iter().map(|e| e.time_ms);
-        let count = update.events.len();
-        let journal = update.usage.journal;
-        let tokens = u64::from(update.usage.output_tokens);
-        let state = proto::ProfileState {
-            format: FORMAT,
-            user_id: user.to_string(),
-            version: previous + 1,
-            summary: update.summary.clone(),
-            marker: Some(proto::FoldMarker {
-                topic: self.topic.to_string(),
-                partition: number,
-                folded_below: after.folded_below,
-                folded: codec::runs(&after.folded),
-            }),
-            updated_ms: now,
-            event_time_ms: times()
-                .max()
-                .unwrap_or(0)
-                .max(profile.map_or(i64::MIN, |p| p.event_time_ms)),
-            events: profile.map_or(0, |p| p.events) + count as u64,
-            model: description.name.clone(),
-            fingerprint: description.fingerprint.clone(),
-            generation: String::new(),
-        };
-        let change = proto::ProfileChange {
-            format: FORMAT,
-            user_id: user.to_string(),
-            version: previous + 1,
-            previous_version: previous,
-            before: profile.map_or_else(String::new, |p| p.summary.clone()),
-            edits: update.edits,
-            window: Some(proto::Window {
-                start_ms: times().min().unwrap_or(0),
-                end_ms: times().max().unwrap_or(0),
-                close_reason: update.reason.name().to_owned(),
-                events: u32::try_from(count).unwrap_or(u32::MAX),
-                late_events: u32::try_from(update.events.iter().filter(|e| e.late).count())
-                    .unwrap_or(u32::MAX),
-                windows: update.windows,
-            }),
-            sources: vec![proto::Source {
-                topic: self.topic.to_string(),
-                partition: number,
-                offsets: codec::runs(&sources),
-            }],
-            model: Some(proto::Model {
-                name: description.name.clone(),
-                fingerprint: description.fingerprint.clone(),
-                call: update.call.iter().map(|b| format!("{b:02x}")).collect(),
-            }),
-            usage: Some(update.usage),
-            reason: "window".to_owned(),
-            updated_ms: now,
-            after: update.summary,
-        };
-        let state = Arc::new(state);
-        self.uncommitted.insert(key.clone(), Arc::clone(&state));
-        self.pending.change(key, change, state);
-        self.parts.status.send_modify(|s| {
-            s.output_tokens += tokens;
-            s.from_journal += u64::from(journal);
-        });
-    }
-
-    fn commit_if_due(&mut self) -> Result<(), Error> {
-        if self.sink.busy() || self.pending.is_empty() {
-            return Ok(());
-        }
-        let waited = self
-            .pending
-            .since
-            .is_some_and(|s| s.elapsed() >= self.config.commit_interval);
-        let full = self.pending.changes.len() >= self.config.commit_updates
-            || self.pending.bytes >= BATCH_BYTES;
-        let last = self.idle() || self.drain_until.is_some() && self.updates.is_empty();
-        if waited || full || last {
-            self.commit()
-        } else {
-            Ok(())
-        }
-    }
-
-    fn commit(&mut self) -> Result<(), Error> {
-        let pending = std::mem::take(&mut self.pending);
-        let now = self.parts.clock.now_ms();
-        let mut checkpoints = Vec::with_capacity(pending.touched.len());
-        for &number in &pending.touched {
-            if let Some(partition) = self.partitions.get_mut(&number) {
-                let source = &self.config.source;
-                checkpoints.push(partition.checkpoint(&source.group, &source.topic, number, now));
-            }
-        }
-        // The member's standing at this moment: a transaction sealed under a generation that is over is refused.
-        let group = self
-            .source
-            .group_metadata()
-            .ok_or_else(|| Error::Thread("no member of the group".to_owned()))?;
-        self.sink
-            .commit(pending.seal(&self.config.topics, checkpoints, group))
-    }
-
-    fn committed(&mut self, committed: Committed) {
-        for (key, state) in &committed.states {
-            // A newer one may be on its way already.
-            if self
-                .uncommitted
-                .get(key)
-                .is_some_and(|s| s.version == state.version)
-            {
-                self.uncommitted.remove(key);
-            }
-        }
-        let updates = committed.changes.len() as u64;
-        let events: u64 = committed
-            .changes
-            .iter()
-            .filter_map(|c| c.window.as_ref())
-            .map(|w| u64::from(w.events))
-            .sum();
-        self.parts.status.send_modify(|s| {
-            s.updates_committed += updates;
-            s.events_committed += events;
-            s.commits += 1;
-            s.commit_time += committed.took;
-        });
-        if let Some(changes) = &self.parts.changes {
-            let _ = changes.send(committed.changes);
         }
     }
 
@@ -841,12 +503,13 @@ impl<'a> Flow<'a> {
 }
 
 /// The profile's fold marker, as far as it speaks of this input partition.
-fn marker(profile: &proto::ProfileState, topic: &str, partition: i32) -> Marker {
-    match &profile.marker {
-        Some(m) if m.topic == topic && m.partition == partition => Marker {
-            folded_below: m.folded_below,
-            folded: codec::offsets(&m.folded),
-        },
-        _ => Marker::default(),
+fn marker(
+    profile: Option<&proto::ProfileState>,
+    topic: &str,
+    partition: i32,
+) -> Result<Marker, codec::Error> {
+    match profile.and_then(|p| p.marker.as_ref()) {
+        Some(m) if m.topic == topic && m.partition == partition => codec::marker(m),
+        _ => Ok(Marker::default()),
     }
 }

@@ -1,5 +1,6 @@
 //! The polling thread: one consumer, polled without a pause whatever the rest of the pipeline does.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, TryRecvError, channel};
 use std::thread::JoinHandle;
@@ -297,12 +298,17 @@ impl<D: Send + 'static, F: FnMut(i32, i64, Option<i64>, Record) -> D> Reader<D, 
 
 /// The record's own bytes, copied out of librdkafka's buffer.
 pub(super) fn record(message: &BorrowedMessage<'_>) -> Record {
-    let headers = message.headers().map_or_else(Vec::new, |headers| {
-        headers
-            .iter()
-            .map(|h| (h.key.into(), h.value.map(Into::into)))
-            .collect()
-    });
+    // rdkafka panics on a header whose name is not UTF-8. One such record must not stop the stream: it goes on without
+    // its headers, and says so in one of ours.
+    let headers = catch_unwind(AssertUnwindSafe(|| {
+        message.headers().map_or_else(Vec::new, |headers| {
+            headers
+                .iter()
+                .map(|h| (h.key.into(), h.value.map(Into::into)))
+                .collect()
+        })
+    }))
+    .unwrap_or_else(|_| vec![("limn-headers".into(), Some(b"unreadable"[..].into()))]);
     Record {
         key: message.key().map(Into::into),
         value: message.payload().map(Into::into),

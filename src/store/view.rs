@@ -155,6 +155,20 @@ impl View {
         Ok(())
     }
 
+    /// The partitions that something is kept of.
+    ///
+    /// # Errors
+    /// [`Error::Io`] or [`Error::Torn`] from sled.
+    pub fn partitions(&self) -> Result<Vec<i32>, Error> {
+        let mut partitions = Vec::new();
+        for entry in self.tree.scan_prefix(b"p") {
+            if let Some(number) = entry?.0.get(1..).and_then(|n| n.try_into().ok()) {
+                partitions.push(i32::from_be_bytes(number));
+            }
+        }
+        Ok(partitions)
+    }
+
     /// Every current state of a partition as it was encoded, by user.
     pub fn states(&self, partition: i32) -> impl Iterator<Item = Result<Vec<u8>, Error>> + '_ {
         self.tree.scan_prefix(key(b's', partition)).map(|entry| {
