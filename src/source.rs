@@ -99,6 +99,14 @@ pub enum Error {
         /// What librdkafka said.
         reason: String,
     },
+    /// The input topic does not exist.
+    #[error(
+        "topic {topic} does not exist on these brokers: create it with the partitions that the input is to have, or correct the name of the input topic"
+    )]
+    MissingTopic {
+        /// The input topic.
+        topic: String,
+    },
     /// Unread records are gone.
     #[error(
         "{topic}[{partition}] begins at offset {low}, but the group {group} goes on at {committed}: {} records were removed before they were folded. \
