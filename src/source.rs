@@ -101,9 +101,9 @@ pub enum Error {
     },
     /// There is no such topic.
     #[error(
-        "there is no topic {topic}: create it, or correct its name (limn topics creates limn's own)"
+        "topic {topic} does not exist on these brokers: create it (the input with the partitions that it is to have, the others with limn topics), or correct its name in the configuration"
     )]
-    Missing {
+    MissingTopic {
         /// The topic.
         topic: String,
     },

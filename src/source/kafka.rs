@@ -4,7 +4,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, TryRecvError, channel};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rdkafka::config::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerGroupMetadata};
@@ -22,6 +22,11 @@ const POLL: Duration = Duration::from_millis(20);
 /// How long a seek may take; it is answered by the client's own threads.
 const SEEK: Duration = Duration::from_secs(10);
 
+/// One question for the topic; a source that is dropped meanwhile waits so long at most.
+const ASK: Duration = Duration::from_secs(1);
+/// How long a topic may be unknown before it counts as missing: a new one does not reach every broker at once.
+const UNKNOWN: Duration = Duration::from_secs(3);
+
 enum Command {
     Ready(Vec<(i32, i64)>),
     Pause(Paused),
@@ -36,7 +41,10 @@ pub enum Paused {
     No,
 }
 
-/// A consumer group member on a thread of its own. Dropping it leaves the group; so does the receiver's end.
+/// A consumer group member on a thread of its own.
+///
+/// Dropping it leaves the group, without a message and without waiting for an acknowledgement: commit what is to be
+/// committed before. The receiver's end stops the thread, but only the drop leaves the group.
 pub struct Kafka<D: Send + 'static> {
     consumer: Arc<BaseConsumer<Context<D>>>,
     commands: Option<std::sync::mpsc::Sender<Command>>,
@@ -68,9 +76,6 @@ impl<D: Send + 'static> Kafka<D> {
         let consumer: BaseConsumer<Context<D>> = client
             .create_with_context(Context::new(config.clone(), out))
             .map_err(Error::kafka("making the consumer"))?;
-        consumer
-            .subscribe(&[&config.topic])
-            .map_err(Error::kafka(format!("subscribing to {}", config.topic)))?;
         let consumer = Arc::new(consumer);
         let (commands, inbox) = channel();
         let reader = Reader {
@@ -119,6 +124,7 @@ impl<D: Send + 'static> Kafka<D> {
 
 impl<D: Send + 'static> Drop for Kafka<D> {
     fn drop(&mut self) {
+        self.consumer.client().context().close();
         self.commands = None;
         if let Some(thread) = self.thread.take() {
             let _ = thread.join();
@@ -137,6 +143,14 @@ impl<D: Send + 'static, F: FnMut(i32, i64, Option<i64>, Record) -> D> Reader<D, 
     fn run(mut self, inbox: &Receiver<Command>) {
         let consumer = Arc::clone(&self.consumer);
         let context = Arc::clone(consumer.client().context());
+        match self.join(&context, inbox) {
+            Ok(true) => {}
+            Ok(false) => return,
+            Err(error) => {
+                context.tell(Message::Failed(error));
+                return;
+            }
+        }
         loop {
             match inbox.try_recv() {
                 Ok(command) => {
@@ -164,6 +178,50 @@ impl<D: Send + 'static, F: FnMut(i32, i64, Option<i64>, Record) -> D> Reader<D, 
                 return;
             }
         }
+    }
+
+    /// Subscribes once the topic is known to exist; whether to go on. Under `group.protocol=consumer` a subscription to a
+    /// missing topic is an empty assignment and no error, so it is asked for.
+    fn join(&self, context: &Context<D>, inbox: &Receiver<Command>) -> Result<bool, Error> {
+        let topic = self.topic.as_str();
+        let begun = Instant::now();
+        // Nothing is assigned yet, so the only news is that the source is dropped.
+        while !matches!(inbox.try_recv(), Err(TryRecvError::Disconnected)) {
+            let answer = self.consumer.fetch_metadata(Some(topic), ASK);
+            let fault = answer
+                .as_ref()
+                .map(|a| a.topics().first().and_then(|t| t.error()));
+            match fault.map(|f| f.map(RDKafkaErrorCode::from)) {
+                Ok(None) => {
+                    return self
+                        .consumer
+                        .subscribe(&[topic])
+                        .map(|()| true)
+                        .map_err(Error::kafka(format!("subscribing to {topic}")));
+                }
+                Ok(Some(RDKafkaErrorCode::UnknownTopicOrPartition)) => {
+                    if begun.elapsed() > UNKNOWN {
+                        return Err(Error::MissingTopic {
+                            topic: topic.to_owned(),
+                        });
+                    }
+                }
+                Ok(Some(RDKafkaErrorCode::LeaderNotAvailable)) => {}
+                Ok(Some(code)) => {
+                    return Err(Error::kafka(format!("asking for topic {topic}"))(
+                        KafkaError::MetadataFetch(code),
+                    ));
+                }
+                Err(error) => tracing::warn!(%error, "Kafka is not answering; still trying"),
+            }
+            // Refused credentials and the like are told here and not in the answer.
+            if let Some(Err(error)) = self.consumer.poll(POLL * 5)
+                && !self.told(context, error)
+            {
+                return Ok(false);
+            }
+        }
+        Ok(false)
     }
 
     /// Takes a record up; whether the batch is full.
@@ -215,6 +273,14 @@ impl<D: Send + 'static, F: FnMut(i32, i64, Option<i64>, Record) -> D> Reader<D, 
             ) => {
                 tracing::warn!(%error, "Kafka is not answering as it should; still trying");
                 true
+            }
+            KafkaError::MessageConsumption(
+                RDKafkaErrorCode::UnknownTopicOrPartition | RDKafkaErrorCode::UnknownTopic,
+            ) => {
+                context.tell(Message::Failed(Error::MissingTopic {
+                    topic: self.topic.clone(),
+                }));
+                false
             }
             other => {
                 context.tell(Message::Failed(Error::Kafka {
