@@ -146,7 +146,11 @@ impl Config {
     ) -> Result<Self, Faults> {
         let notes = Notes::default();
         let config = Self::read(text, environment, &notes)?;
-        let faults = notes.faults.into_inner();
+        let mut faults = notes.faults.into_inner();
+        faults.sort_by_key(|fault| match fault.place {
+            Some(Place::Line(line)) => line,
+            _ => usize::MAX,
+        });
         if faults.is_empty() {
             Ok(config)
         } else {
