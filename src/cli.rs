@@ -1,11 +1,17 @@
 //! What can be asked of limn in a terminal.
 
+mod check;
 mod demo;
+mod load;
 mod profile;
+mod run;
+mod topics;
 
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+use limn::config::{Config, Faults};
 
 /// Textual user profiles, kept up to date from a Kafka stream by a language model, exactly once.
 #[derive(Parser)]
@@ -18,20 +24,40 @@ struct Cli {
 #[derive(Subcommand)]
 enum Command {
     Demo(demo::Args),
+    Run(run::Args),
+    Check(check::Args),
+    Topics(topics::Args),
+    Load(load::Args),
     Profile(profile::Args),
+}
+
+/// Where the configuration is.
+#[derive(clap::Args)]
+struct ConfigFile {
+    /// The configuration file; config/limn.toml teaches it. LIMN_SECTION__KEY in the environment goes before it.
+    #[arg(long, short, env = "LIMN_CONFIG")]
+    config: PathBuf,
+}
+
+impl ConfigFile {
+    fn load(&self) -> Result<Config, Faults> {
+        // What is no UTF-8 can be none of our keys.
+        let environment = std::env::vars_os().filter_map(|(name, value)| {
+            Some((name.into_string().ok()?, value.into_string().ok()?))
+        });
+        Config::load(&self.config, environment)
+    }
 }
 
 /// Runs what the arguments ask for: 0, or 1 after a failure, which is told on the standard error. Wrong arguments end it with 2.
 pub fn run() -> ExitCode {
     let cli = Cli::parse();
-    tracing_subscriber::fmt()
-        .with_writer(std::io::stderr)
-        .with_env_filter(
-            tracing_subscriber::EnvFilter::try_from_default_env().unwrap_or_else(|_| "warn".into()),
-        )
-        .init();
     let result = match cli.command {
         Command::Demo(args) => demo::run(&args),
+        Command::Run(args) => run::run(&args),
+        Command::Check(args) => check::run(&args),
+        Command::Topics(args) => topics::run(&args),
+        Command::Load(args) => load::run(&args),
         Command::Profile(args) => profile::run(&args),
     };
     match result {

@@ -1,0 +1,205 @@
+//! `[engine]`: the model. These mirror the engine room's own configuration.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use super::reader::Section;
+use super::secret::Secret;
+use super::source::bytes;
+
+/// Which engine answers.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Engine {
+    /// A model in this process.
+    Candle(Candle),
+    /// A server that speaks the OpenAI protocol.
+    OpenAi(OpenAi),
+    /// No model: the summary lists what was folded.
+    Scripted {
+        /// How long each answer takes.
+        delay: Duration,
+    },
+}
+
+/// A model in this process.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Candle {
+    /// A GGUF file or a safetensors folder.
+    pub model: PathBuf,
+    /// A PEFT LoRA adapter's folder, merged at load.
+    pub adapter: Option<PathBuf>,
+    /// `tokenizer.json`, where the model does not bring its own.
+    pub tokenizer: Option<PathBuf>,
+    /// The weights' number format.
+    pub dtype: Dtype,
+    /// Most tokens of prompt and answer together; `None`: the model's own limit.
+    pub context_tokens: Option<u32>,
+}
+
+/// A number format.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Dtype {
+    /// The one that is fastest on the device.
+    Auto,
+    /// 32 bits.
+    F32,
+    /// bfloat16.
+    Bf16,
+    /// 16 bits.
+    F16,
+}
+
+/// A server that speaks the OpenAI protocol.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OpenAi {
+    /// The address before `/chat/completions`.
+    pub base_url: String,
+    /// The model's name there.
+    pub model: String,
+    /// The key, where the server wants one.
+    pub api_key: Option<Secret>,
+    /// How long an answer may take.
+    pub timeout: Duration,
+    /// How long connecting may take.
+    pub connect_timeout: Duration,
+    /// How often a failed request is sent again at once.
+    pub retries: u32,
+    /// Requests at the same time.
+    pub concurrency: usize,
+    /// Most tokens of prompt and answer together.
+    pub context_tokens: u32,
+}
+
+const CANDLE: &str = "kind = \"candle\"";
+const OPENAI: &str = "kind = \"openai\"";
+
+#[derive(Clone, Copy, PartialEq)]
+enum Kind {
+    Candle,
+    OpenAi,
+    Scripted,
+}
+
+pub fn read(mut engine: Section<'_>, variable: &dyn Fn(&str) -> Option<String>) -> Engine {
+    let kind = engine.choice(
+        "kind",
+        &[
+            ("candle", Kind::Candle),
+            ("openai", Kind::OpenAi),
+            ("scripted", Kind::Scripted),
+        ],
+    );
+    if kind != Kind::Candle {
+        engine.other_kind(&["adapter", "tokenizer", "dtype"], CANDLE);
+    }
+    if kind != Kind::OpenAi {
+        let keys = [
+            "base_url",
+            "api_key",
+            "timeout",
+            "connect_timeout",
+            "retries",
+            "concurrency",
+        ];
+        engine.other_kind(&keys, OPENAI);
+    }
+    if kind == Kind::Scripted {
+        engine.other_kind(
+            &["model", "context_tokens"],
+            "kind = \"candle\" or \"openai\"",
+        );
+    } else {
+        engine.other_kind(&["delay"], "kind = \"scripted\"");
+    }
+    let model = match kind {
+        Kind::Candle => engine.required_text(
+            "model",
+            "the path of a GGUF file or of a safetensors folder",
+        ),
+        Kind::OpenAi => engine.required_text("model", "the model's name on the server"),
+        Kind::Scripted => engine.optional_text("model").unwrap_or_default(),
+    };
+    let context_tokens = engine.integer_or_off("context_tokens", 128u32..=4_000_000);
+    let candle = Candle {
+        model: model.clone().into(),
+        adapter: path_or_off(
+            &mut engine,
+            "adapter",
+            "the path of a PEFT LoRA adapter's folder",
+        ),
+        tokenizer: path_or_off(&mut engine, "tokenizer", "the path of a tokenizer.json"),
+        dtype: engine.choice(
+            "dtype",
+            &[
+                ("auto", Dtype::Auto),
+                ("f32", Dtype::F32),
+                ("bf16", Dtype::Bf16),
+                ("f16", Dtype::F16),
+            ],
+        ),
+        context_tokens,
+    };
+    let second = Duration::from_secs(1);
+    let openai = OpenAi {
+        base_url: base_url(&mut engine),
+        model,
+        api_key: engine.secret("api_key", variable),
+        timeout: engine.duration("timeout", 120 * second, second..=3600 * second),
+        connect_timeout: engine.duration(
+            "connect_timeout",
+            10 * second,
+            second / 10..=600 * second,
+        ),
+        retries: engine.integer("retries", 2u32, 0..=20),
+        concurrency: bytes(engine.integer("concurrency", 8u64, 1..=4096)),
+        context_tokens: context_tokens.unwrap_or(8192),
+    };
+    let delay = engine.duration("delay", Duration::ZERO, Duration::ZERO..=600 * second);
+    match kind {
+        Kind::Candle => Engine::Candle(candle),
+        Kind::OpenAi => Engine::OpenAi(openai),
+        Kind::Scripted => Engine::Scripted { delay },
+    }
+}
+
+fn path_or_off(engine: &mut Section<'_>, key: &str, what: &str) -> Option<PathBuf> {
+    engine
+        .text_or_off(key, None, &format!("wants {what}"), |t| {
+            !t.trim().is_empty()
+        })
+        .map(PathBuf::from)
+}
+
+/// The value of a wrong one is not shown: people put passwords into addresses.
+fn base_url(engine: &mut Section<'_>) -> String {
+    const DEFAULT: &str = "http://127.0.0.1:8000/v1";
+    let place = engine.place("base_url");
+    let given = engine.text("base_url", DEFAULT);
+    let sound = reqwest::Url::parse(&given).is_ok_and(|url| {
+        matches!(url.scheme(), "http" | "https")
+            && url.has_host()
+            && url.username().is_empty()
+            && url.password().is_none()
+            && url.query().is_none()
+    });
+    if !sound {
+        engine.fault_unshown(
+            "base_url",
+            place,
+            format!("wants an http or https address such as {DEFAULT:?}, without user, password or query; the key goes into engine.api_key"),
+        );
+    }
+    given.trim_end_matches('/').to_owned()
+}
+
+impl Engine {
+    /// Most tokens of prompt and answer together, where the configuration says so.
+    #[must_use]
+    pub fn context_tokens(&self) -> Option<u32> {
+        match self {
+            Self::Candle(candle) => candle.context_tokens,
+            Self::OpenAi(openai) => Some(openai.context_tokens),
+            Self::Scripted { .. } => None,
+        }
+    }
+}
