@@ -2,4 +2,5 @@
 
 mod broker;
 mod commit;
+mod service;
 mod source;
