@@ -1,9 +1,11 @@
 //! The model: a prompt in, text out. Nothing here knows Kafka or users.
 
 mod candle;
+mod openai;
 mod scripted;
 
 pub use candle::{Candle, Config as CandleConfig};
+pub use openai::{Config as OpenAiConfig, OpenAi};
 pub use scripted::{Positions, Script, Scripted};
 
 use std::future::Future;

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use limn::clock::SystemClock;
 use limn::config::{Config, Dtype, Engine as Wanted};
-use limn::engine::{Candle, CandleConfig, Engine, Script, Scripted};
+use limn::engine::{Candle, CandleConfig, Engine, OpenAi, OpenAiConfig, Script, Scripted};
 use limn::pipeline::{self, Parts, Status, Topics};
 use limn::store::Store;
 use limn::telemetry;
@@ -98,9 +98,16 @@ fn engine(wanted: &Wanted) -> anyhow::Result<Arc<dyn Engine>> {
                 context_tokens: candle.context_tokens,
             })?)
         }
-        Wanted::OpenAi(_) => {
-            anyhow::bail!("engine.kind: \"openai\" is not built yet; give \"candle\"")
-        }
+        Wanted::OpenAi(server) => Arc::new(OpenAi::new(OpenAiConfig {
+            base_url: server.base_url.clone(),
+            model: server.model.clone(),
+            api_key: server.api_key.as_ref().map(|key| key.reveal().to_owned()),
+            timeout: server.timeout,
+            connect_timeout: server.connect_timeout,
+            retries: server.retries,
+            concurrency: server.concurrency,
+            context_tokens: server.context_tokens,
+        })?),
         Wanted::Scripted { delay } => {
             let delay = *delay;
             Arc::new(Scripted::with(64, move |_, _| match delay {

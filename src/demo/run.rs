@@ -189,12 +189,15 @@ struct Told {
     updates: u64,
     events: u64,
     first: Option<Instant>,
+    /// Updates whose summary is in the adapter's form.
+    good: u64,
     versions: BTreeMap<String, u64>,
 }
 
 impl Told {
     fn take(&mut self, change: &proto::ProfileChange) {
         self.updates += 1;
+        self.good += u64::from(form::in_form(&change.after));
         self.first.get_or_insert_with(Instant::now);
         self.events += change.window.as_ref().map_or(0, |w| u64::from(w.events));
         self.versions.insert(change.user_id.clone(), change.version);
@@ -389,13 +392,12 @@ fn summary(
     told: &Told,
     began: Instant,
 ) -> Result<Summary, Error> {
-    let (mut users, mut versions, mut good) = (0, 0, 0);
+    let (mut users, mut versions) = (0, 0);
     for partition in 0..PARTITIONS {
         for state in store.view.states(partition) {
             let state = codec::decode_state(&state?)?;
             users += 1;
             versions += state.version;
-            good += u64::from(form::in_form(&state.summary));
         }
     }
     let busy = told.first.map_or(0.0, |_| began.elapsed().as_secs_f64());
@@ -410,7 +412,7 @@ fn summary(
         journal_hits: status.from_journal,
         updates_per_second: per_second(told.updates),
         tokens_per_second: per_second(status.output_tokens),
-        in_form: Some((good, users)),
+        in_form: (told.updates > 0).then_some((told.good, told.updates)),
         peak_memory_bytes: peak_memory_bytes(),
         elapsed: began.elapsed(),
         folder: options.folder.clone(),

@@ -27,7 +27,7 @@ pub struct Summary {
     pub updates_per_second: f64,
     /// Tokens written by the model a second.
     pub tokens_per_second: f64,
-    /// How many of the current profiles are in the adapter's form, of how many; `None` where that is not asked.
+    /// How many of the updates are in the adapter's form, of how many; `None` where that is not asked.
     pub in_form: Option<(u64, u64)>,
     /// Most memory that the process held; `None` where the system does not tell.
     pub peak_memory_bytes: Option<u64>,
@@ -57,7 +57,7 @@ impl Summary {
             // Rounded down: 100 % is said of all alone.
             let percent = (good * 100).checked_div(all).unwrap_or(0);
             let share = format!("{percent} % ({} of {})", count(good), count(all));
-            rows.push(("profiles in form", share));
+            rows.push(("updates in form", share));
         }
         if let Some(bytes) = self.peak_memory_bytes {
             rows.push(("peak memory", HumanBytes(bytes).to_string()));
@@ -157,7 +157,7 @@ mod tests {
   from the journal  0
   updates/s         1.23
   tokens/s          56.8
-  profiles in form  95 % (19 of 20)
+  updates in form   95 % (19 of 20)
   peak memory       1.50 GiB
   elapsed           1m 5s
   folder            /tmp/a demo

@@ -1,0 +1,265 @@
+//! Against a small server in the test.
+use super::*;
+use axum::extract::State;
+use axum::http::HeaderMap;
+use axum::response::IntoResponse;
+use axum::routing::post;
+use axum::{Json, Router};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+
+type Reply = (u16, Option<&'static str>, String);
+
+#[derive(Default)]
+struct Server {
+    /// Answers in order; behind the last, good ones.
+    replies: Mutex<Vec<Reply>>,
+    seen: Mutex<Vec<(Option<String>, Value)>>,
+    now: AtomicUsize,
+    most: AtomicUsize,
+    delay: Duration,
+}
+
+async fn answer(
+    State(server): State<Arc<Server>>,
+    headers: HeaderMap,
+    Json(body): Json<Value>,
+) -> impl IntoResponse {
+    let now = server.now.fetch_add(1, Ordering::SeqCst) + 1;
+    server.most.fetch_max(now, Ordering::SeqCst);
+    tokio::time::sleep(server.delay).await;
+    server.now.fetch_sub(1, Ordering::SeqCst);
+    let key = headers
+        .get("authorization")
+        .map(|v| v.to_str().unwrap().to_owned());
+    server.seen.lock().unwrap().push((key, body));
+    let mut replies = server.replies.lock().unwrap();
+    let good = (200, None, good("Likes tea.", "stop"));
+    let (status, retry_after, text) = if replies.is_empty() {
+        good
+    } else {
+        replies.remove(0)
+    };
+    let mut headers = HeaderMap::new();
+    if let Some(seconds) = retry_after {
+        headers.insert("retry-after", seconds.parse().unwrap());
+    }
+    (StatusCode::from_u16(status).unwrap(), headers, text)
+}
+
+fn good(text: &str, finish: &str) -> String {
+    json!({"choices": [{"message": {"content": text}, "finish_reason": finish}],
+           "usage": {"prompt_tokens": 9, "completion_tokens": 4, "prompt_tokens_details": {"cached_tokens": 3}}})
+    .to_string()
+}
+
+/// Runs the test with a server and an engine that asks it.
+fn with(
+    server: Server,
+    change: impl FnOnce(&mut Config),
+    test: impl AsyncFnOnce(&OpenAi, &Server),
+) {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap();
+    runtime.block_on(async {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let mut config = Config {
+            base_url: format!("http://{}/v1", listener.local_addr().unwrap()),
+            model: "m".into(),
+            api_key: Some("secret-key".into()),
+            timeout: Duration::from_secs(20),
+            connect_timeout: Duration::from_secs(20),
+            retries: 2,
+            concurrency: 2,
+            context_tokens: 1000,
+        };
+        change(&mut config);
+        let server = Arc::new(server);
+        let app = Router::new()
+            .route("/v1/chat/completions", post(answer))
+            .with_state(Arc::clone(&server));
+        tokio::spawn(async move { axum::serve(listener, app).await });
+        let engine = OpenAi::new(config).unwrap();
+        test(&engine, &server).await;
+    });
+}
+
+fn replies(replies: &[Reply]) -> Server {
+    Server {
+        replies: Mutex::new(replies.to_vec()),
+        ..Server::default()
+    }
+}
+
+fn request() -> Request {
+    Request {
+        system: "s".into(),
+        user: "the event's text".into(),
+        previous: String::new(),
+        max_tokens: 10,
+        sampling: Sampling::Greedy,
+    }
+}
+
+async fn ask(engine: &OpenAi) -> Result<Output, Error> {
+    engine.generate(engine.prepare(request()).unwrap()).await
+}
+
+#[test]
+fn an_answer_is_taken_with_its_usage_and_the_key_is_sent() {
+    with(
+        Server::default(),
+        |_| {},
+        async |engine, server| {
+            let output = ask(engine).await.unwrap();
+            assert_eq!(
+                (output.text.as_str(), output.finish),
+                ("Likes tea.", Finish::Stop)
+            );
+            assert_eq!(
+                (
+                    output.prompt_tokens,
+                    output.cached_tokens,
+                    output.output_tokens
+                ),
+                (9, 3, 4)
+            );
+            let (key, body) = server.seen.lock().unwrap()[0].clone();
+            assert_eq!(key.as_deref(), Some("Bearer secret-key"));
+            assert_eq!(body["messages"][1]["content"], "the event's text");
+            assert_eq!(
+                (&body["temperature"], &body["max_tokens"]),
+                (&json!(0.0), &json!(10))
+            );
+        },
+    );
+}
+
+#[test]
+fn a_busy_or_failing_server_is_asked_again_and_then_counts_as_away() {
+    let server = replies(&[(429, Some("0"), String::new()), (503, None, String::new())]);
+    with(
+        server,
+        |_| {},
+        async |engine, server| {
+            assert!(ask(engine).await.is_ok());
+            assert_eq!(server.seen.lock().unwrap().len(), 3);
+        },
+    );
+    let down = (500, Some("7"), String::new());
+    with(
+        replies(&[down.clone(), down]),
+        |c| c.retries = 0,
+        async |engine, _| {
+            let error = ask(engine).await.unwrap_err();
+            assert!(
+                matches!(&error, Error::Unavailable { retry_after: Some(wait), .. } if wait.as_secs() == 7),
+                "{error}"
+            );
+        },
+    );
+}
+
+#[test]
+fn what_will_never_work_is_broken_and_what_is_refused_is_rejected() {
+    let faults = [401, 404, 302, 400].map(|status| (status, None, "the event's text".to_owned()));
+    with(
+        replies(&faults),
+        |_| {},
+        async |engine, server| {
+            for (key, broken) in [
+                ("api_key", true),
+                ("model", true),
+                ("base_url", true),
+                ("400", false),
+            ] {
+                let error = ask(engine).await.unwrap_err();
+                assert_eq!(matches!(error, Error::Broken { .. }), broken, "{error}");
+                assert_eq!(matches!(error, Error::Rejected { .. }), !broken, "{error}");
+                let told = error.to_string();
+                assert!(
+                    told.contains(key)
+                        && !told.contains("event's text")
+                        && !told.contains("secret-key"),
+                    "{told}"
+                );
+            }
+            assert_eq!(server.seen.lock().unwrap().len(), 4, "none is asked again");
+        },
+    );
+}
+
+#[test]
+fn garbage_and_silence_count_as_away() {
+    let garbage = [
+        (200, None, "<html>".to_owned()),
+        (200, None, r#"{"choices":[]}"#.to_owned()),
+        (200, None, "x".repeat(MAX_BODY + 1)),
+    ];
+    with(
+        replies(&garbage),
+        |c| c.retries = 0,
+        async |engine, _| {
+            for _ in 0..3 {
+                let error = ask(engine).await.unwrap_err();
+                assert!(matches!(error, Error::Unavailable { .. }), "{error}");
+            }
+        },
+    );
+    let silent = Server {
+        delay: Duration::from_secs(60),
+        ..Server::default()
+    };
+    with(
+        silent,
+        |c| (c.timeout, c.retries) = (Duration::from_millis(100), 0),
+        async |engine, _| {
+            let error = ask(engine).await.unwrap_err().to_string();
+            assert!(error.contains("no answer in time"), "{error}");
+        },
+    );
+}
+
+#[test]
+fn no_more_requests_are_under_way_than_allowed() {
+    let server = Server {
+        delay: Duration::from_millis(20),
+        ..Server::default()
+    };
+    with(
+        server,
+        |_| {},
+        async |engine, server| {
+            let (a, b, c, d, e) = tokio::join!(
+                ask(engine),
+                ask(engine),
+                ask(engine),
+                ask(engine),
+                ask(engine)
+            );
+            assert!([a, b, c, d, e].iter().all(Result::is_ok));
+            assert_eq!(server.most.load(Ordering::SeqCst), 2);
+        },
+    );
+}
+
+#[test]
+fn a_cut_off_answer_says_so_and_a_prompt_that_does_not_fit_is_refused() {
+    with(
+        replies(&[(200, None, good("Likes", "length"))]),
+        |_| {},
+        async |engine, _| {
+            assert_eq!(ask(engine).await.unwrap().finish, Finish::Length);
+            let long = Request {
+                user: "x".repeat(4000),
+                ..request()
+            };
+            assert!(matches!(
+                engine.prepare(long),
+                Err(Error::TooLong { context: 1000, .. })
+            ));
+        },
+    );
+}
