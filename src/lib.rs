@@ -14,6 +14,7 @@ pub mod config;
 pub mod engine;
 pub mod event;
 pub mod profile;
+pub mod serve;
 pub mod source;
 pub mod store;
 pub mod summarize;
