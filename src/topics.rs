@@ -152,6 +152,21 @@ pub enum Finding {
     },
 }
 
+impl Finding {
+    /// Whether it says nothing against the topic of that name.
+    #[must_use]
+    pub fn spares(&self, topic: &str) -> bool {
+        match self {
+            Self::Brokers { .. } => false,
+            Self::NoInput { name }
+            | Self::Missing { name, .. }
+            | Self::Partitions { name, .. }
+            | Self::Cleanup { name, .. }
+            | Self::NotCreated { name, .. } => name != topic,
+        }
+    }
+}
+
 impl fmt::Display for Finding {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

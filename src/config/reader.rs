@@ -474,7 +474,7 @@ fn shown_size(bytes: u64) -> String {
     UNITS
         .iter()
         .take(3)
-        .find(|(_, unit)| bytes > 0 && bytes % unit == 0)
+        .find(|(_, unit)| bytes > 0 && bytes.is_multiple_of(*unit))
         .map_or_else(
             || bytes.to_string(),
             |(name, unit)| format!("{}{name}", bytes / unit),

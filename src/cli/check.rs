@@ -1,0 +1,180 @@
+//! `limn check`
+
+use std::fs::{self, File, TryLockError};
+use std::io;
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use clap::Args;
+use limn::config::{Config, Engine, Faults};
+use limn::topics::{Admin, Finding};
+
+use super::{ConfigFile, environment, wait};
+
+/// Looks for every fault at once: configuration, brokers, topics, model, state folder, HTTP address
+///
+/// What has a fault is named with its key, what was found and what would do. Nothing is changed.
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Examples:\n  limn check --config limn.toml\n  limn check --config limn.toml --offline\n  LIMN_KAFKA__BROKERS=kafka:9092 limn check"
+)]
+pub struct Check {
+    #[command(flatten)]
+    config: ConfigFile,
+    /// Leave out what needs the brokers
+    #[arg(long)]
+    offline: bool,
+}
+
+/// What was looked at, and what is wrong with it.
+struct Part {
+    name: &'static str,
+    faults: Vec<String>,
+}
+
+impl Check {
+    pub fn run(self) -> anyhow::Result<ExitCode> {
+        let (config, faults) = Config::examine(&self.config.config, environment());
+        let mut parts = Vec::new();
+        if let Some(config) = &config {
+            // A section with a fault has defaults in its place: what they lead to would be told of what nobody wrote.
+            let sound =
+                |sections: &[&str]| sections.iter().all(|section| !touched(&faults, section));
+            if !self.offline && sound(&["kafka", "source", "topics"]) {
+                parts.push(Part {
+                    name: "brokers and topics",
+                    faults: brokers(config)?,
+                });
+            }
+            if sound(&["engine"]) {
+                parts.push(Part {
+                    name: "model",
+                    faults: model(&config.engine),
+                });
+            }
+            if sound(&["store"]) {
+                parts.push(Part {
+                    name: "state folder",
+                    faults: folder(&config.store.folder),
+                });
+            }
+            if sound(&["http"]) {
+                let faults = TcpListener::bind(config.http.listen).err().map(|error| {
+                    format!("http.listen: {} cannot be listened on: {error}; stop what listens there, or choose another port", config.http.listen)
+                });
+                parts.push(Part {
+                    name: "HTTP address",
+                    faults: faults.into_iter().collect(),
+                });
+            }
+        }
+        let faults = faults.0.iter().map(ToString::to_string).collect();
+        parts.insert(
+            0,
+            Part {
+                name: "configuration",
+                faults,
+            },
+        );
+        let mut count = 0;
+        for Part { name, faults } in &parts {
+            if faults.is_empty() {
+                println!("ok     {name}");
+            }
+            for fault in faults {
+                eprintln!("fault  {fault}");
+            }
+            count += faults.len();
+        }
+        Ok(if count == 0 {
+            ExitCode::SUCCESS
+        } else {
+            ExitCode::FAILURE
+        })
+    }
+}
+
+/// Whether a section has a fault, or a whole line of the file could not be told to any.
+fn touched(faults: &Faults, section: &str) -> bool {
+    faults
+        .0
+        .iter()
+        .any(|fault| fault.key.is_empty() || fault.key.split('.').next() == Some(section))
+}
+
+fn brokers(config: &Config) -> anyhow::Result<Vec<String>> {
+    let findings = wait(async {
+        match Admin::new(&config.kafka.producer.reveal(), config.kafka.timeout) {
+            Err(finding) => vec![finding],
+            Ok(admin) => {
+                let plan = admin.plan(&config.topics).await;
+                let missing = plan
+                    .missing
+                    .into_iter()
+                    .map(|(wanted, _)| Finding::Missing {
+                        name: wanted.name,
+                        key: wanted.key,
+                    });
+                // Where the brokers did not answer nothing is known to be missing, and nothing is in `missing`.
+                plan.findings.into_iter().chain(missing).collect()
+            }
+        }
+    })?;
+    Ok(findings.iter().map(ToString::to_string).collect())
+}
+
+/// Whether the engine's files are there.
+fn model(engine: &Engine) -> Vec<String> {
+    let Engine::Candle(candle) = engine else {
+        return Vec::new();
+    };
+    let files = [
+        ("engine.model", Some(&candle.model)),
+        ("engine.adapter", candle.adapter.as_ref()),
+        ("engine.tokenizer", candle.tokenizer.as_ref()),
+    ];
+    files
+        .into_iter()
+        .filter_map(|(key, path)| {
+            let path = path?;
+            let opened = if path.is_dir() { fs::read_dir(path).map(drop) } else { File::open(path).map(drop) };
+            let error = opened.err()?;
+            Some(format!("{key}: {} cannot be opened: {error}; correct the path (it is relative to the folder that limn is started in)", path.display()))
+        })
+        .collect()
+}
+
+/// Whether a process could keep its state there. Nothing is left behind, and a folder that is not there is not made.
+fn folder(folder: &Path) -> Vec<String> {
+    let said = |path: &Path, error: &io::Error| {
+        vec![format!(
+            "store.folder: {} cannot be written to: {error}; correct its rights, or name another folder",
+            path.display()
+        )]
+    };
+    // The file that a running limn holds locked.
+    if let Ok(lock) = File::open(folder.join("lock"))
+        && matches!(lock.try_lock_shared(), Err(TryLockError::WouldBlock))
+    {
+        return vec![format!(
+            "store.folder: {} is in use by another limn process; stop it, or give this one a folder of its own",
+            folder.display()
+        )];
+    }
+    let mut nearest = PathBuf::from(folder);
+    while !nearest.exists() {
+        if !nearest.pop() || nearest.as_os_str().is_empty() {
+            nearest = PathBuf::from(".");
+            break;
+        }
+    }
+    let probe = nearest.join(format!(".limn-check-{}", std::process::id()));
+    match File::create_new(&probe) {
+        Ok(_) => match fs::remove_file(&probe) {
+            Ok(()) => Vec::new(),
+            Err(error) => said(&nearest, &error),
+        },
+        Err(error) => said(&nearest, &error),
+    }
+}

@@ -1,0 +1,75 @@
+//! `limn topics`
+
+use std::process::ExitCode;
+
+use clap::Args;
+use limn::topics::Admin;
+
+use super::{ConfigFile, wait};
+
+/// Creates the output topics as limn wants them
+///
+/// The input must be there; profiles, checkpoints and dead letters get as many partitions, and so do changes. Topics
+/// that are there are left as they are. Where one of them is not as it must be, it is named and nothing is created.
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Examples:\n  limn topics --config limn.toml --dry-run\n  limn topics --config limn.toml"
+)]
+pub struct Topics {
+    #[command(flatten)]
+    config: ConfigFile,
+    /// Tell what would be created, and create nothing
+    #[arg(long)]
+    dry_run: bool,
+}
+
+impl Topics {
+    pub fn run(self) -> anyhow::Result<ExitCode> {
+        let config = self.config.load()?;
+        let (plan, refused) = wait(async {
+            let admin = match Admin::new(&config.kafka.producer.reveal(), config.kafka.timeout) {
+                Ok(admin) => admin,
+                Err(finding) => return (limn::topics::Plan::default(), vec![finding]),
+            };
+            let plan = admin.plan(&config.topics).await;
+            let refused = if self.dry_run {
+                Vec::new()
+            } else {
+                admin.create(&config.topics, &plan).await
+            };
+            (plan, refused)
+        })?;
+        for (name, partitions) in &plan.present {
+            println!("there     {name}: {partitions} partitions");
+        }
+        let faults: Vec<_> = plan.findings.iter().chain(&refused).collect();
+        for finding in &faults {
+            eprintln!("fault     {finding}");
+        }
+        let done = match (self.dry_run, plan.findings.is_empty()) {
+            (true, _) => "missing ",
+            (false, true) => "created ",
+            (false, false) => "not made",
+        };
+        for (wanted, partitions) in &plan.missing {
+            // What the brokers refused was told above.
+            if refused.iter().all(|finding| finding.spares(&wanted.name)) {
+                let properties: Vec<_> = wanted
+                    .properties
+                    .iter()
+                    .map(|(name, value)| format!("{name}={value}"))
+                    .collect();
+                println!(
+                    "{done}  {}: {partitions} partitions, {}",
+                    wanted.name,
+                    properties.join(", ")
+                );
+            }
+        }
+        Ok(if faults.is_empty() {
+            ExitCode::SUCCESS
+        } else {
+            ExitCode::FAILURE
+        })
+    }
+}
