@@ -4,7 +4,10 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::time::Duration;
 
-use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, ResourceSpecifier, TopicReplication};
+use rdkafka::admin::{
+    AdminClient, AdminOptions, NewTopic, OwnedResourceSpecifier, ResourceSpecifier,
+    TopicReplication,
+};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
@@ -306,9 +309,9 @@ impl Admin {
             Err(error) => return vec![brokers(doing)(error)],
         };
         let mut findings = Vec::new();
-        for (topic, described) in topics.iter().zip(described) {
-            let found = match described {
-                Ok(resource) => resource.get("cleanup.policy").and_then(|e| e.value.clone()),
+        for described in described {
+            let resource = match described {
+                Ok(resource) => resource,
                 Err(code) => {
                     findings.push(Finding::Brokers {
                         doing,
@@ -317,6 +320,15 @@ impl Admin {
                     continue;
                 }
             };
+            let OwnedResourceSpecifier::Topic(name) = &resource.specifier else {
+                continue;
+            };
+            let Some(topic) = topics.iter().find(|topic| topic.name == *name) else {
+                continue;
+            };
+            let found = resource
+                .get("cleanup.policy")
+                .and_then(|entry| entry.value.clone());
             let wanted = topic
                 .properties
                 .iter()
@@ -395,6 +407,20 @@ fn brokers(doing: &'static str) -> impl FnOnce(KafkaError) -> Finding {
     }
 }
 
+/// Where the build lacks it, which feature has it.
+fn hinted(said: String) -> String {
+    let lacking = [
+        "not supported in this build",
+        "not available at build time",
+        "recompile librdkafka",
+    ];
+    if lacking.iter().any(|l| said.contains(l)) {
+        format!("{said}; build limn with --features tls (TLS, SASL), or gssapi (Kerberos)")
+    } else {
+        said
+    }
+}
+
 /// What is wrong with a property by itself.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum PropertyFault {
@@ -414,14 +440,7 @@ pub fn property_fault(name: &str, value: &str) -> Option<PropertyFault> {
         Err(KafkaError::ClientConfig(RDKafkaConfRes::RD_KAFKA_CONF_UNKNOWN, ..)) => {
             Some(PropertyFault::Unknown)
         }
-        Err(KafkaError::ClientConfig(_, said, ..)) => {
-            let hint = if said.contains("not supported in this build") {
-                ": build limn with --features tls (TLS, SASL) or gssapi (Kerberos)"
-            } else {
-                ""
-            };
-            Some(PropertyFault::Invalid(format!("{said}{hint}")))
-        }
+        Err(KafkaError::ClientConfig(_, said, ..)) => Some(PropertyFault::Invalid(hinted(said))),
         Err(other) => Some(PropertyFault::Invalid(other.to_string())),
     }
 }
@@ -438,7 +457,9 @@ pub fn client_fault(properties: &[(String, String)]) -> Option<String> {
         .set_log_level(RDKafkaLogLevel::Critical);
     match config.create::<BaseProducer>() {
         Ok(_) => None,
-        Err(KafkaError::ClientConfig(_, said, ..) | KafkaError::ClientCreation(said)) => Some(said),
+        Err(KafkaError::ClientConfig(_, said, ..) | KafkaError::ClientCreation(said)) => {
+            Some(hinted(said))
+        }
         Err(other) => Some(other.to_string()),
     }
 }
@@ -519,5 +540,40 @@ mod tests {
             finding.to_string().starts_with("kafka.brokers: "),
             "{finding}"
         );
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_wrong_partition_count_is_named_and_what_is_missing_follows_the_input() {
+        let cluster = rdkafka::mocking::MockCluster::new(1).unwrap();
+        cluster.create_topic("in", 3, 1).unwrap();
+        cluster.create_topic("p", 2, 1).unwrap();
+        let properties = [("bootstrap.servers".to_owned(), cluster.bootstrap_servers())];
+        let admin = Admin::new(&properties, Duration::from_secs(5)).unwrap();
+        let plan = admin.plan(&config()).await;
+        let wrong = Finding::Partitions {
+            name: "p".into(),
+            key: "topics.profiles",
+            found: 2,
+            input: "in".into(),
+            wanted: 3,
+        };
+        assert!(plan.findings.contains(&wrong), "{plan:?}");
+        let missing: Vec<_> = plan
+            .missing
+            .iter()
+            .map(|(w, n)| (w.name.as_str(), *n))
+            .collect();
+        assert_eq!(missing, [("c", 3), ("k", 3), ("d", 3)]);
+        assert_eq!(admin.create(&config(), &plan).await, []);
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_missing_input_is_named() {
+        let cluster = rdkafka::mocking::MockCluster::new(1).unwrap();
+        cluster.create_topic("other", 1, 1).unwrap();
+        let properties = [("bootstrap.servers".to_owned(), cluster.bootstrap_servers())];
+        let admin = Admin::new(&properties, Duration::from_secs(5)).unwrap();
+        let plan = admin.plan(&config()).await;
+        assert_eq!(plan.findings, [Finding::NoInput { name: "in".into() }]);
     }
 }
