@@ -1,5 +1,8 @@
 #!/usr/bin/env bash
-# Runs every test; exits non-zero on any failure.
+# Fetches what the tests need and runs every test; exits non-zero on any failure. Arguments go to cargo test.
+# Needs Rust, a C compiler, Python 3 with pip, Java 17 or newer and Maven.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
-cargo test --locked "$@"
+scripts/fetch-kafka.sh >/dev/null
+scripts/fetch-model.sh
+cargo test --locked "$@" </dev/null

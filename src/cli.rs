@@ -1,81 +1,84 @@
-//! The commands. Each has a file of its own with its arguments and `run`; a new one is a variant here and an arm below.
-//!
-//! Exit codes: 0 all is well, 1 a fault was found or something failed, 2 the command line is wrong.
+//! What can be asked of limn in a terminal.
 
 mod check;
+mod demo;
+mod load;
+mod profile;
+mod run;
 mod topics;
 
-use std::future::Future;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use anyhow::Context as _;
-use clap::{Args, Parser, Subcommand};
-use limn::config::Config;
+use clap::{Parser, Subcommand};
+use limn::config::{Config, Faults};
 
-/// Keeps textual user profiles up to date from a Kafka stream with a language model, exactly once.
-#[derive(Debug, Parser)]
+/// Textual user profiles, kept up to date from a Kafka stream by a language model, exactly once.
+#[derive(Parser)]
 #[command(
     version,
     arg_required_else_help = true,
-    after_help = "Configuration: config/limn.toml explains every key; LIMN_SECTION__KEY in the environment goes before the file.\n\
+    after_help = "config/limn.toml explains every key; LIMN_SECTION__KEY in the environment goes before the file.\n\
                   Exit codes: 0 all is well, 1 a fault was found or something failed, 2 the command line is wrong."
 )]
-pub struct Cli {
+struct Cli {
     #[command(subcommand)]
     command: Command,
 }
 
-#[derive(Debug, Subcommand)]
+#[derive(Subcommand)]
 enum Command {
-    Check(check::Check),
-    Topics(topics::Topics),
-}
-
-impl Cli {
-    /// Does what the command line says.
-    pub fn run(self) -> anyhow::Result<ExitCode> {
-        match self.command {
-            Command::Check(check) => check.run(),
-            Command::Topics(topics) => topics.run(),
-        }
-    }
+    Demo(demo::Args),
+    Run(run::Args),
+    Check(check::Args),
+    Topics(topics::Args),
+    Load(load::Args),
+    Profile(profile::Args),
 }
 
 /// Where the configuration is.
-#[derive(Debug, Args)]
-pub struct ConfigFile {
-    /// The configuration file
-    #[arg(
-        long,
-        value_name = "FILE",
-        env = "LIMN_CONFIG",
-        default_value = "limn.toml"
-    )]
+#[derive(clap::Args)]
+struct ConfigFile {
+    /// The configuration file; config/limn.toml teaches it. LIMN_SECTION__KEY in the environment goes before it.
+    #[arg(long, short, env = "LIMN_CONFIG")]
     config: PathBuf,
 }
 
 impl ConfigFile {
-    /// The configuration, every fault of it in one error.
-    pub fn load(&self) -> anyhow::Result<Config> {
+    fn load(&self) -> Result<Config, Faults> {
         Config::load(&self.config, environment())
-            .map_err(|faults| anyhow::anyhow!("{}:\n{faults}", self.config.display()))
+    }
+
+    /// What of it is sound, beside all its faults.
+    fn examine(&self) -> (Option<Config>, Faults) {
+        Config::examine(&self.config, environment())
     }
 }
 
-/// The environment's variables. One that is not Unicode is none of ours.
-pub fn environment() -> impl Iterator<Item = (String, String)> {
+/// What is no UTF-8 can be none of our keys.
+fn environment() -> impl Iterator<Item = (String, String)> {
     std::env::vars_os()
         .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
 }
 
-/// Runs a command's own future to its end.
-pub fn wait<T>(future: impl Future<Output = T>) -> anyhow::Result<T> {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .context("starting the runtime")?;
-    Ok(runtime.block_on(future))
+/// Runs what the arguments ask for: 0, or 1 after a failure, which is told on the standard error. Wrong arguments end it with 2.
+pub fn run() -> ExitCode {
+    let cli = Cli::parse();
+    let result = match cli.command {
+        Command::Demo(args) => demo::run(&args),
+        Command::Run(args) => run::run(&args),
+        Command::Check(args) => check::run(&args),
+        Command::Topics(args) => topics::run(&args),
+        Command::Load(args) => load::run(&args),
+        Command::Profile(args) => profile::run(&args),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("limn: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
 }
 
 #[cfg(test)]

@@ -1,12 +1,15 @@
 //! The edge between bytes and meaning: records in, records out. prost is named in this room only.
 
+mod dead_letter;
 mod json;
 mod output;
 mod partition;
+mod protobuf;
 
+pub use dead_letter::{DeadLetter, Origin, dead_letter};
 pub use output::{
-    Error, FORMAT, FORMAT_HEADER, Origin, change_json, dead_letter, decode_call, decode_change,
-    decode_checkpoint, decode_state, edits, encode, offsets, runs,
+    Error, FORMAT, FORMAT_HEADER, Stored, change_json, decode_call, decode_change,
+    decode_checkpoint, decode_state, encode, fold_marker, format_header, marker, offsets, runs,
 };
 pub use partition::Partitioner;
 
@@ -21,8 +24,15 @@ pub mod proto {
 
 /// Longest user id in bytes.
 pub const MAX_USER_BYTES: usize = 512;
-/// Most attributes of one event.
+
+/// Most attributes of an event, those of nested JSON values counted one by one.
 pub const MAX_ATTRIBUTES: usize = 256;
+
+/// Longest detail of a rejection in bytes.
+pub const MAX_DETAIL_BYTES: usize = 256;
+
+/// The last event time that is taken: the end of the year 9999. Beyond it, the unit is wrong more likely than the year.
+pub const MAX_TIME_MS: i64 = 253_402_300_799_999;
 
 /// How the input's records are read.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -150,17 +160,44 @@ pub struct Rejected {
     pub detail: String,
 }
 
+impl Rejected {
+    /// A rejection; a detail over [`MAX_DETAIL_BYTES`] is cut.
+    pub fn new(reason: Reason, detail: impl Into<String>) -> Self {
+        let mut detail = detail.into();
+        if detail.len() > MAX_DETAIL_BYTES {
+            let cut = (0..=MAX_DETAIL_BYTES - '…'.len_utf8())
+                .rev()
+                .find(|&at| detail.is_char_boundary(at));
+            detail.truncate(cut.unwrap_or(0));
+            detail.push('…');
+        }
+        Self { reason, detail }
+    }
+}
+
 /// Reads the input's records.
 #[derive(Debug, Clone)]
 pub struct Decoder {
     config: Config,
+    format: Reader,
+}
+
+/// What of the format is made ready once, not for each record.
+#[derive(Debug, Clone)]
+enum Reader {
+    Protobuf,
+    Json(Box<json::Reader>),
 }
 
 impl Decoder {
     /// A decoder for this configuration.
     #[must_use]
     pub fn new(config: Config) -> Self {
-        Self { config }
+        let format = match &config.format {
+            Format::Protobuf => Reader::Protobuf,
+            Format::Json(mapping) => Reader::Json(Box::new(json::Reader::new(mapping))),
+        };
+        Self { config, format }
     }
 
     /// Checks a record in full and takes out what the stream needs; `timestamp_ms` is Kafka's, `None` where unset.
@@ -168,14 +205,16 @@ impl Decoder {
     /// # Errors
     /// [`Rejected`]: the record belongs to the dead letters.
     pub fn decode(&self, record: &Record, timestamp_ms: Option<i64>) -> Result<Decoded, Rejected> {
+        // One way in for both: what is accepted here cannot be refused when the window is folded.
         let interaction = self.interaction(record, timestamp_ms)?;
         Ok(Decoded {
-            user: interaction.user_id.into(),
+            user: interaction.user_id.into_boxed_str(),
             time_ms: interaction.time_ms,
         })
     }
 
-    /// The whole interaction, its time settled. A record that [`Decoder::decode`] took is taken here too.
+    /// The whole interaction, for the event template. A record that [`Decoder::decode`] took is taken here too. Its
+    /// `time_ms` is the event time that counts: the value's own, else Kafka's. A time at or before the epoch is unset.
     ///
     /// # Errors
     /// [`Rejected`]: the record belongs to the dead letters.
@@ -184,204 +223,94 @@ impl Decoder {
         record: &Record,
         timestamp_ms: Option<i64>,
     ) -> Result<proto::Interaction, Rejected> {
-        let value = record
-            .value
-            .as_deref()
-            .ok_or_else(|| Rejected::new(Reason::NullValue, "the value is null"))?;
-        let most = self.config.max_event_bytes;
-        if value.len() > most {
-            let detail = format!("the value has {} bytes, the limit is {most}", value.len());
-            return Err(Rejected::new(Reason::TextTooLong, detail));
-        }
-        let mut interaction = match &self.config.format {
-            Format::Protobuf => {
-                <proto::Interaction as prost::Message>::decode(value).map_err(|e| {
-                    Rejected::new(Reason::Malformed, format!("not an Interaction: {e}"))
-                })?
-            }
-            Format::Json(mapping) => json::interaction(mapping, value, record.key.as_deref())?,
+        let Some(value) = record.value.as_deref() else {
+            return Err(Rejected::new(Reason::NullValue, "the value is null"));
         };
-        self.check(&mut interaction, timestamp_ms)?;
-        Ok(interaction)
-    }
-
-    fn check(
-        &self,
-        interaction: &mut proto::Interaction,
-        timestamp_ms: Option<i64>,
-    ) -> Result<(), Rejected> {
-        if interaction.user_id.is_empty() {
-            return Err(Rejected::new(
-                Reason::NoUser,
-                "the user is missing or empty",
-            ));
+        let too_long = |what: &str, bytes: usize, most: usize| {
+            let detail = format!("{what}: {bytes} bytes, {most} are allowed");
+            Err(Rejected::new(Reason::TextTooLong, detail))
+        };
+        if value.len() > self.config.max_event_bytes {
+            return too_long("the value", value.len(), self.config.max_event_bytes);
         }
-        if interaction.user_id.len() > MAX_USER_BYTES {
-            let detail = format!(
-                "the user id has {} bytes, the limit is {MAX_USER_BYTES}",
-                interaction.user_id.len()
-            );
+        let most = self.config.max_text_bytes;
+        let mut read = match &self.format {
+            Reader::Protobuf => protobuf::read(value)?,
+            Reader::Json(reader) => reader.read(value, record.key.as_deref(), most)?,
+        };
+        if read.user_id.is_empty() {
+            return Err(Rejected::new(Reason::NoUser, "there is no user id"));
+        }
+        if read.user_id.len() > MAX_USER_BYTES {
+            let bytes = read.user_id.len();
+            let detail = format!("the user id: {bytes} bytes, {MAX_USER_BYTES} are allowed");
             return Err(Rejected::new(Reason::UserTooLong, detail));
         }
-        if interaction.time_ms <= 0 {
-            interaction.time_ms = timestamp_ms.ok_or_else(|| {
-                Rejected::new(
-                    Reason::NoTime,
-                    "neither the value nor the record has a time",
-                )
-            })?;
+        read.time_ms = event_time(read.time_ms, timestamp_ms)?;
+        for (what, text) in texts(&read) {
+            if text.len() > most {
+                return too_long(what, text.len(), most);
+            }
         }
-        let none = proto::Item::default();
-        let item = interaction.item.as_ref().unwrap_or(&none);
-        let named = [
-            ("id", &interaction.id),
-            ("action", &interaction.action),
-            ("text", &interaction.text),
-            ("item.id", &item.id),
-            ("item.title", &item.title),
-            ("item.category", &item.category),
-            ("item.description", &item.description),
-        ];
-        let most = self.config.max_text_bytes;
-        let too_long = |name: &str, text: &String| {
-            (text.len() > most).then(|| {
-                let detail = format!("{name} has {} bytes, the limit is {most}", text.len());
-                Rejected::new(Reason::TextTooLong, detail)
-            })
-        };
-        let over = named.iter().find_map(|(name, text)| too_long(name, text));
-        let over = over.or_else(|| {
-            let mut attributes = interaction.attributes.iter();
-            attributes.find_map(|(name, text)| {
-                too_long("an attribute's name", name).or_else(|| too_long("an attribute", text))
-            })
-        });
-        match over {
-            Some(rejected) => Err(rejected),
-            None if interaction.attributes.len() > MAX_ATTRIBUTES => Err(too_many_attributes()),
-            None => Ok(()),
+        if read.attributes.len() > MAX_ATTRIBUTES {
+            return Err(too_many_attributes());
         }
+        Ok(read)
+    }
+}
+
+/// The event time that counts: the value's, else Kafka's.
+fn event_time(own: i64, kafka: Option<i64>) -> Result<i64, Rejected> {
+    if own > MAX_TIME_MS {
+        let detail = "the event time is behind the year 9999; is its unit right?";
+        return Err(Rejected::new(Reason::Malformed, detail));
+    }
+    if own > 0 {
+        return Ok(own);
+    }
+    match kafka {
+        Some(time) if (1..=MAX_TIME_MS).contains(&time) => Ok(time),
+        Some(time) if time > MAX_TIME_MS => Err(Rejected::new(
+            Reason::NoTime,
+            "no event time, and Kafka's timestamp is behind the year 9999",
+        )),
+        _ => Err(Rejected::new(
+            Reason::NoTime,
+            "no event time, and no timestamp from Kafka",
+        )),
     }
 }
 
 fn too_many_attributes() -> Rejected {
-    Rejected::new(
-        Reason::Malformed,
-        format!("more than {MAX_ATTRIBUTES} attributes"),
-    )
+    let detail = format!("over {MAX_ATTRIBUTES} attributes");
+    Rejected::new(Reason::Malformed, detail)
 }
 
-impl Rejected {
-    /// A reason and its detail.
-    #[must_use]
-    pub fn new(reason: Reason, detail: impl Into<String>) -> Self {
-        Self {
-            reason,
-            detail: detail.into(),
-        }
-    }
+/// Every text of an event that has a limit, with what a rejection calls it.
+fn texts(read: &proto::Interaction) -> impl Iterator<Item = (&'static str, &str)> {
+    let item = read.item.iter().flat_map(|item| {
+        [
+            ("item.id", item.id.as_str()),
+            ("item.title", &item.title),
+            ("item.category", &item.category),
+            ("item.description", &item.description),
+        ]
+    });
+    let attributes = read.attributes.iter().flat_map(|(name, value)| {
+        [
+            ("an attribute's name", name.as_str()),
+            ("an attribute's value", value),
+        ]
+    });
+    [
+        ("id", read.id.as_str()),
+        ("action", &read.action),
+        ("text", &read.text),
+    ]
+    .into_iter()
+    .chain(item)
+    .chain(attributes)
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use proptest::prelude::*;
-    use prost::Message as _;
-
-    pub(super) fn decoder(format: Format) -> Decoder {
-        Decoder::new(Config {
-            format,
-            max_text_bytes: 40,
-            max_event_bytes: 4000,
-        })
-    }
-
-    fn record(value: Option<Vec<u8>>) -> Record {
-        Record {
-            value: value.map(Into::into),
-            ..Record::default()
-        }
-    }
-
-    fn reason(result: Result<Decoded, Rejected>) -> Reason {
-        result.unwrap_err().reason
-    }
-
-    #[test]
-    fn each_fault_of_a_protobuf_record_has_its_reason() {
-        let decoder = decoder(Format::Protobuf);
-        let good = proto::Interaction {
-            user_id: "ann".into(),
-            time_ms: 5,
-            ..Default::default()
-        };
-        let decode =
-            |i: &proto::Interaction, ts| decoder.decode(&record(Some(i.encode_to_vec())), ts);
-        assert_eq!(
-            decode(&good, None).unwrap(),
-            Decoded {
-                user: "ann".into(),
-                time_ms: 5
-            }
-        );
-        let unset = proto::Interaction {
-            time_ms: 0,
-            ..good.clone()
-        };
-        assert_eq!(decode(&unset, Some(9)).unwrap().time_ms, 9);
-        assert_eq!(reason(decode(&unset, None)), Reason::NoTime);
-        let nobody = proto::Interaction {
-            user_id: String::new(),
-            ..good.clone()
-        };
-        assert_eq!(reason(decode(&nobody, None)), Reason::NoUser);
-        for (length, fine) in [(MAX_USER_BYTES, true), (MAX_USER_BYTES + 1, false)] {
-            let user = proto::Interaction {
-                user_id: "x".repeat(length),
-                ..good.clone()
-            };
-            match decode(&user, None) {
-                Ok(_) => assert!(fine),
-                Err(rejected) => assert!(!fine && rejected.reason == Reason::UserTooLong),
-            }
-        }
-        let long = proto::Interaction {
-            text: "secret ".repeat(9),
-            ..good.clone()
-        };
-        let rejected = decode(&long, None).unwrap_err();
-        assert_eq!(rejected.reason, Reason::TextTooLong);
-        assert!(!rejected.detail.contains("secret"), "{}", rejected.detail);
-        let attribute = proto::Interaction {
-            attributes: [("a".into(), "x".repeat(41))].into(),
-            ..good
-        };
-        assert_eq!(reason(decode(&attribute, None)), Reason::TextTooLong);
-        assert_eq!(
-            reason(decoder.decode(&record(None), None)),
-            Reason::NullValue
-        );
-        assert_eq!(
-            reason(decoder.decode(&record(Some(vec![0xff; 9])), None)),
-            Reason::Malformed
-        );
-        assert_eq!(
-            reason(decoder.decode(&record(Some(vec![0; 4001])), None)),
-            Reason::TextTooLong
-        );
-    }
-
-    proptest! {
-        #[test]
-        fn no_bytes_break_the_decoder_and_what_decode_takes_interaction_takes(
-            bytes in prop::collection::vec(any::<u8>(), 0..200), json in any::<bool>()
-        ) {
-            let format = if json { Format::Json(Box::default()) } else { Format::Protobuf };
-            let (decoder, record) = (decoder(format), record(Some(bytes)));
-            if let Ok(decoded) = decoder.decode(&record, Some(7)) {
-                let again = decoder.interaction(&record, Some(decoded.time_ms)).unwrap();
-                prop_assert_eq!(again.user_id.as_str(), &*decoded.user);
-            }
-        }
-    }
-}
+mod tests;

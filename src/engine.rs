@@ -1,7 +1,9 @@
 //! The model: a prompt in, text out. Nothing here knows Kafka or users.
 
+mod candle;
 mod scripted;
 
+pub use candle::{Candle, Config as CandleConfig};
 pub use scripted::{Positions, Script, Scripted};
 
 use std::future::Future;

@@ -2,8 +2,6 @@
 //!
 //! Interaction events are grouped per user in event-time windows, a model folds each window into that user's
 //! profile, and every change is published in the same Kafka transaction that moves the consumer group on.
-//!
-//! What stands here so far are the rooms without I/O; `docs/roadmap.md` says what comes next and how it is meant.
 #![warn(missing_docs)]
 
 pub mod checkpoint;
@@ -11,13 +9,17 @@ pub mod clock;
 pub mod codec;
 pub mod commit;
 pub mod config;
+pub mod demo;
 pub mod engine;
 pub mod event;
+pub mod load;
+pub mod pipeline;
 pub mod profile;
 pub mod serve;
 pub mod source;
 pub mod store;
 pub mod summarize;
 pub mod telemetry;
+pub mod text;
 pub mod topics;
 pub mod window;

@@ -5,7 +5,7 @@ mod rebalance;
 mod restore;
 
 pub use kafka::{Kafka, Paused};
-pub use restore::{Restored, Wanted, restore};
+pub use restore::{Restored, Wanted, partitions, restore};
 
 use std::sync::mpsc::SyncSender;
 use std::time::Duration;
@@ -98,6 +98,14 @@ pub enum Error {
         doing: String,
         /// What librdkafka said.
         reason: String,
+    },
+    /// There is no such topic.
+    #[error(
+        "topic {topic} does not exist on these brokers: create it (the input with the partitions that it is to have, the others with limn topics), or correct its name in the configuration"
+    )]
+    MissingTopic {
+        /// The topic.
+        topic: String,
     },
     /// Unread records are gone.
     #[error(

@@ -19,6 +19,7 @@ const FORMAT: u32 = 1;
 const FORMAT_FILE: &str = "format";
 const LOCK_FILE: &str = "lock";
 const DATABASE: &str = "db";
+const ID_FILE: &str = "id";
 
 /// How the folder is kept.
 #[derive(Debug, Clone)]
@@ -94,6 +95,7 @@ pub struct Store {
     /// Why the database was thrown away at this start; `None` where it was sound or new.
     pub rebuilt: Option<String>,
     db: sled::Db,
+    id_file: PathBuf,
     _lock: File,
 }
 
@@ -113,6 +115,7 @@ impl Store {
                 journal,
                 rebuilt: None,
                 db,
+                id_file: folder.join(ID_FILE),
                 _lock: lock,
             }),
             Err(Error::Torn(why)) => {
@@ -124,6 +127,7 @@ impl Store {
                     journal,
                     rebuilt: Some(why),
                     db,
+                    id_file: folder.join(ID_FILE),
                     _lock: lock,
                 })
             }
@@ -156,6 +160,27 @@ impl Store {
                 ))
             }
         }
+    }
+
+    /// A name that no other state folder has, and that this one keeps: the transactional producer is called by it.
+    ///
+    /// # Errors
+    /// [`Error::Io`] where the operating system refuses.
+    pub fn id(&self) -> Result<String, Error> {
+        let path = &self.id_file;
+        match fs::read_to_string(path) {
+            Ok(id) if id.len() == 16 && id.bytes().all(|b| b.is_ascii_hexdigit()) => Ok(id),
+            Ok(_) => self.new_id(),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => self.new_id(),
+            Err(source) => Err(io_at(path)(source)),
+        }
+    }
+
+    fn new_id(&self) -> Result<String, Error> {
+        // A generator seeded by the operating system is enough: the ids of one group's folders must differ.
+        let id = format!("{:016x}", fastrand::u64(..));
+        fs::write(&self.id_file, &id).map_err(io_at(&self.id_file))?;
+        Ok(id)
     }
 
     /// Writes everything through to the disk. Nothing depends on it: what is lost is read from Kafka again.
@@ -272,6 +297,17 @@ mod tests {
         fs::write(dir.path().join(FORMAT_FILE), "2\n").unwrap();
         let error = Store::open(&config(dir.path())).unwrap_err().to_string();
         assert!(error.contains("format 2"), "{error}");
+    }
+
+    #[test]
+    fn a_folder_keeps_its_id_and_another_has_another() {
+        let (one, two) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let id = |dir: &Path| Store::open(&config(dir)).unwrap().id().unwrap();
+        let first = id(one.path());
+        assert_eq!(id(one.path()), first);
+        assert_ne!(id(two.path()), first);
+        fs::write(one.path().join(ID_FILE), "torn").unwrap();
+        assert_eq!(id(one.path()).len(), 16);
     }
 
     #[test]

@@ -13,6 +13,7 @@ use std::time::Duration;
 use crate::codec::{self, Reason, Rejected, proto};
 use crate::engine::{self, Engine, Finish, Output, Prepared, Request, Sampling};
 use crate::event::Event;
+use crate::profile;
 use crate::store::{self, Store};
 use crate::window::{CloseReason, Closed};
 
@@ -141,6 +142,12 @@ impl Summarizer {
         &self.engine
     }
 
+    /// Most events that one update takes.
+    #[must_use]
+    pub fn max_events(&self) -> usize {
+        self.config.max_events.max(1)
+    }
+
     /// Makes one update out of as many of the waiting events as one prompt holds, or gives some of them up: each call
     /// settles at least one event. What is over goes back to the queue.
     ///
@@ -156,7 +163,7 @@ impl Summarizer {
             refusals: Vec::new(),
         };
         let mut lines = Vec::new();
-        while lines.len() < self.config.max_events {
+        while lines.len() < self.max_events() {
             let Some(event) = event_at(&done.rest, lines.len()) else {
                 break;
             };
@@ -204,7 +211,10 @@ impl Summarizer {
         match answer {
             Some((summary, call)) => {
                 done.update = Some(Update {
-                    edits: codec::edits(before, &summary),
+                    edits: profile::edits(before, &summary)
+                        .into_iter()
+                        .map(Into::into)
+                        .collect(),
                     summary,
                     events,
                     windows,

@@ -1,16 +1,19 @@
 //! Event-time windows of one input partition: which events are folded together, and when. Pure: no I/O, no clock of its own.
 
 mod assign;
+mod bag;
+mod queue;
 #[cfg(test)]
 mod tests;
+mod users;
 mod watermark;
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use crate::event::Event;
-use assign::Assigner;
-use watermark::Watermark;
+use users::Users;
+use watermark::{Steady, Watermark};
 
 /// How events are grouped.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -41,9 +44,9 @@ pub enum Kind {
         /// Their length.
         size: Duration,
     },
-    /// As long as the next event follows within `gap`.
+    /// As long as the next event follows before `gap` is over.
     Session {
-        /// Longest pause within a session.
+        /// A pause of this length ends a session.
         gap: Duration,
         /// Longest session, from its first event time to its last.
         max_duration: Duration,
@@ -89,153 +92,183 @@ impl CloseReason {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Closed {
     /// The user.
-    pub user: Arc<str>,
+    pub user: Box<str>,
     /// The events, by event time, then offset.
     pub events: Vec<Event>,
     /// Why it closed.
     pub reason: CloseReason,
+    /// The lowest offset of this user that is still open in other windows when this one closed; `None`: none is.
+    pub lowest_open: Option<i64>,
 }
 
-/// What is to be done with an event.
+/// What becomes of an event that was just read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fate {
-    /// It takes part.
+    /// At the watermark or ahead of it.
     OnTime,
-    /// It takes part, marked late, as if its time were the watermark.
+    /// Behind the watermark, within the allowed lateness: it is folded, marked late.
     Late,
-    /// It is given up: further behind the watermark than lateness is allowed.
+    /// Too far behind the watermark to be folded.
     TooLate {
-        /// The watermark it was measured against.
+        /// The watermark it was judged against.
         watermark_ms: i64,
     },
-    /// It is given up: further ahead of the wall clock than allowed.
+    /// Too far ahead of the wall clock to be folded.
     Future {
-        /// The latest time that would have been taken.
+        /// The highest event time that would have been accepted.
         limit_ms: i64,
     },
 }
 
 /// The open windows of one input partition.
-#[derive(Debug)]
+///
+/// An event costs the logarithm of the number of users with open windows, and a scan of its user's windows when one closes.
+/// Users without open windows are forgotten. Any event time and any clock reading is taken without a panic.
+#[derive(Debug, Clone)]
 pub struct Windows {
-    config: Arc<Config>,
+    allowed_lateness: i64,
+    max_future_skew: i64,
     watermark: Watermark,
-    open: Assigner,
-    /// Events are read again after a restart: an event that was on time may belong to a window whose end the watermark
-    /// has passed. Until all are back nothing closes by event time, so that no such window is cut in pieces.
+    steady: Steady,
     restoring: bool,
+    users: Users,
 }
 
 impl Windows {
-    /// No windows yet. The watermark is the checkpoint's, `None` where there is none; `restoring`: events that were
-    /// read before are read again first, until [`Windows::restored`].
+    /// No windows yet. `watermark_ms` is the restored watermark; `restoring` holds event-time closing back until
+    /// [`Windows::restored`], because an event that is read again may belong to a window whose end is already behind it.
     #[must_use]
     pub fn new(config: Arc<Config>, watermark_ms: Option<i64>, restoring: bool) -> Self {
         Self {
-            watermark: Watermark::new(&config, watermark_ms),
-            open: Assigner::new(Arc::clone(&config)),
-            config,
+            allowed_lateness: millis(config.allowed_lateness),
+            max_future_skew: millis(config.max_future_skew),
+            watermark: Watermark::new(
+                watermark_ms,
+                millis(config.out_of_orderness),
+                config.idle_timeout.map(millis),
+            ),
+            steady: Steady::default(),
             restoring,
+            users: Users::new(&config),
         }
     }
 
-    /// Judges an event that was never judged before.
+    /// Judges a new event against the watermark and the wall clock: before it is inserted, and never for an event that is
+    /// read again, whose fate is decided.
     #[must_use]
     pub fn judge(&self, time_ms: i64, now_ms: i64) -> Fate {
-        let limit_ms = now_ms.saturating_add(ms(self.config.max_future_skew));
+        let limit_ms = now_ms.saturating_add(self.max_future_skew);
         if time_ms > limit_ms {
             return Fate::Future { limit_ms };
         }
-        match self.watermark.ms() {
-            Some(w) if time_ms < w.saturating_sub(ms(self.config.allowed_lateness)) => {
-                Fate::TooLate { watermark_ms: w }
+        match self.watermark.current() {
+            Some(watermark_ms) if time_ms < watermark_ms.saturating_sub(self.allowed_lateness) => {
+                Fate::TooLate { watermark_ms }
             }
-            Some(w) if time_ms < w => Fate::Late,
+            Some(watermark_ms) if time_ms < watermark_ms => Fate::Late,
             _ => Fate::OnTime,
         }
     }
 
-    /// Takes an accepted event in; the windows that close are pushed onto `closed`.
+    /// Puts an accepted event in, moves the watermark on, and pushes the windows that close onto `closed`.
+    ///
+    /// A late event (`event.late`) takes part as if its time were the watermark. An event that would bring a window over
+    /// `max_tokens` closes that window first and is then placed again; its offset is not among the `lowest_open` of what
+    /// closes for it, being higher than all of them.
     pub fn insert(&mut self, user: &str, event: Event, now_ms: i64, closed: &mut Vec<Closed>) {
-        let (time, late) = (event.time_ms, event.late);
-        let now = self.watermark.clock(now_ms);
-        let placed = match self.watermark.ms() {
-            Some(watermark) if late => time.max(watermark),
-            _ => time,
+        let opened = self.steady.advance(now_ms);
+        self.watermark.not_at_end();
+        let time_ms = event.time_ms;
+        let at = match self.watermark.current() {
+            Some(watermark) if event.late => time_ms.max(watermark),
+            _ => time_ms,
         };
-        self.open.insert(user, event, placed, now, closed);
-        if !late {
-            self.watermark.observe(time);
-        }
-        self.watermark.busy();
+        self.users.insert(user, event, at, opened, closed);
+        self.watermark.observe(time_ms);
         self.close_due(closed);
     }
 
-    /// The partition's end was reached, at this time on the wall clock: from now on it may be idle.
+    /// The partition's end was seen: idleness begins, unless it has begun.
     pub fn at_end(&mut self, now_ms: i64) {
-        self.watermark.at_end(now_ms);
+        let steady = self.steady.advance(now_ms);
+        self.watermark.at_end(steady);
     }
 
-    /// The partition is not at its end, or not read at all: its watermark stands still.
+    /// The partition is paused, or more of it was read: idleness ends.
     pub fn not_at_end(&mut self) {
-        self.watermark.busy();
+        self.watermark.not_at_end();
     }
 
-    /// The wall clock went on: closes what is too old, and moves an idle partition's watermark.
+    /// The wall clock went on: closes what is over age, and what the watermark of an idle partition reaches.
     pub fn tick(&mut self, now_ms: i64, closed: &mut Vec<Closed>) {
-        let now = self.watermark.clock(now_ms);
-        self.watermark.idle();
+        let steady = self.steady.advance(now_ms);
+        self.watermark.tick(steady);
         self.close_due(closed);
-        self.open.close_aged(now, closed);
+        self.users.close_aged(steady, closed);
     }
 
-    /// Everything that was read before a restart is back: closing by event time begins.
-    pub fn restored(&mut self, closed: &mut Vec<Closed>) {
+    /// Everything that had to be read again was: closing by event time begins.
+    pub fn restored(&mut self, now_ms: i64, closed: &mut Vec<Closed>) {
         self.restoring = false;
-        self.close_due(closed);
+        self.tick(now_ms, closed);
     }
 
-    /// Closes everything.
+    /// Closes every window: a bounded input ended, or the partition is drained.
     pub fn close_all(&mut self, reason: CloseReason, closed: &mut Vec<Closed>) {
-        self.open.close_all(reason, closed);
+        self.users.close_all(reason, closed);
     }
 
-    /// Closes windows, those with the lowest offsets first, until the open ones have at most `bytes`.
+    /// Closes the windows with the lowest offsets until [`Windows::open_bytes`] is at most `bytes`.
     pub fn shrink_to(&mut self, bytes: usize, closed: &mut Vec<Closed>) {
-        self.open.shrink_to(bytes, closed);
+        while self.users.bytes() > bytes && self.users.close_oldest(closed) {}
     }
 
     /// The event time up to which the partition is believed complete; `None` before the first event.
     #[must_use]
     pub fn watermark_ms(&self) -> Option<i64> {
-        self.watermark.ms()
+        self.watermark.current()
     }
 
     /// How many windows are open.
     #[must_use]
     pub fn open_windows(&self) -> usize {
-        self.open.len()
+        self.users.windows()
     }
 
-    /// Bytes of the open windows' events, with what is kept beside each.
+    /// The memory of the open windows: the records, packed, and an estimate of the bookkeeping.
     #[must_use]
     pub fn open_bytes(&self) -> usize {
-        self.open.bytes()
+        self.users.bytes()
     }
 
-    /// The lowest offset of this user in an open window.
+    /// The lowest offset of a user that is in an open window.
     #[must_use]
     pub fn lowest_open(&self, user: &str) -> Option<i64> {
-        self.open.lowest(user)
+        self.users.lowest(user)
+    }
+
+    /// The wall-clock time from which on [`Windows::tick`] may have something to close; `None`: not before another event.
+    #[must_use]
+    pub fn next_wakeup_ms(&self, now_ms: i64) -> Option<i64> {
+        let aged = self.users.next_aged();
+        let due = (self.users.next_due())
+            .filter(|_| !self.restoring)
+            .and_then(|end| self.watermark.idle_reaches(end));
+        let steady = aged.into_iter().chain(due).min()?;
+        let wait = steady.saturating_sub(self.steady.peek(now_ms)).max(0);
+        Some(now_ms.saturating_add(wait))
     }
 
     fn close_due(&mut self, closed: &mut Vec<Closed>) {
-        if let Some(watermark) = self.watermark.ms().filter(|_| !self.restoring) {
-            self.open.close_until(watermark, closed);
+        if !self.restoring
+            && let Some(watermark) = self.watermark.current()
+        {
+            self.users.close_due(watermark, closed);
         }
     }
 }
 
-fn ms(duration: Duration) -> i64 {
+/// A duration in milliseconds; one that is too long to count is the longest.
+fn millis(duration: Duration) -> i64 {
     i64::try_from(duration.as_millis()).unwrap_or(i64::MAX)
 }

@@ -4,24 +4,21 @@ use std::fs::{self, File, TryLockError};
 use std::io;
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
-use std::process::ExitCode;
 
-use clap::Args;
+use anyhow::bail;
 use limn::config::{Config, Engine, Faults};
 use limn::topics::{Admin, Finding};
-
-use super::{ConfigFile, environment, wait};
 
 /// Looks for every fault at once: configuration, brokers, topics, model, state folder, HTTP address
 ///
 /// What has a fault is named with its key, what was found and what would do. Nothing is changed.
-#[derive(Debug, Args)]
+#[derive(clap::Args)]
 #[command(
-    after_help = "Examples:\n  limn check --config limn.toml\n  limn check --config limn.toml --offline\n  LIMN_KAFKA__BROKERS=kafka:9092 limn check"
+    after_help = "Examples:\n  limn check --config limn.toml\n  limn check --config limn.toml --offline\n  LIMN_KAFKA__BROKERS=kafka:9092 limn check --config limn.toml"
 )]
-pub struct Check {
+pub struct Args {
     #[command(flatten)]
-    config: ConfigFile,
+    config: super::ConfigFile,
     /// Leave out what needs the brokers
     #[arg(long)]
     offline: bool,
@@ -33,65 +30,62 @@ struct Part {
     faults: Vec<String>,
 }
 
-impl Check {
-    pub fn run(self) -> anyhow::Result<ExitCode> {
-        let (config, faults) = Config::examine(&self.config.config, environment());
-        let mut parts = Vec::new();
-        if let Some(config) = &config {
-            // A section with a fault has defaults in its place: what they lead to would be told of what nobody wrote.
-            let sound =
-                |sections: &[&str]| sections.iter().all(|section| !touched(&faults, section));
-            if !self.offline && sound(&["kafka", "source", "topics"]) {
-                parts.push(Part {
-                    name: "brokers and topics",
-                    faults: brokers(config)?,
-                });
-            }
-            if sound(&["engine"]) {
-                parts.push(Part {
-                    name: "model",
-                    faults: model(&config.engine),
-                });
-            }
-            if sound(&["store"]) {
-                parts.push(Part {
-                    name: "state folder",
-                    faults: folder(&config.store.folder),
-                });
-            }
-            if sound(&["http"]) {
-                let faults = TcpListener::bind(config.http.listen).err().map(|error| {
+pub fn run(args: &Args) -> anyhow::Result<()> {
+    let (config, faults) = args.config.examine();
+    let mut parts = Vec::new();
+    if let Some(config) = &config {
+        // A section with a fault has defaults in its place: what they lead to would be told of what nobody wrote.
+        let sound = |sections: &[&str]| sections.iter().all(|section| !touched(&faults, section));
+        if !args.offline && sound(&["kafka", "source", "topics"]) {
+            parts.push(Part {
+                name: "brokers and topics",
+                faults: brokers(config)?,
+            });
+        }
+        if sound(&["engine"]) {
+            parts.push(Part {
+                name: "model",
+                faults: model(&config.engine),
+            });
+        }
+        if sound(&["store"]) {
+            parts.push(Part {
+                name: "state folder",
+                faults: folder(&config.store.folder),
+            });
+        }
+        if sound(&["http"]) {
+            let faults = TcpListener::bind(config.http.listen).err().map(|error| {
                     format!("http.listen: {} cannot be listened on: {error}; stop what listens there, or choose another port", config.http.listen)
                 });
-                parts.push(Part {
-                    name: "HTTP address",
-                    faults: faults.into_iter().collect(),
-                });
-            }
+            parts.push(Part {
+                name: "HTTP address",
+                faults: faults.into_iter().collect(),
+            });
         }
-        let faults = faults.0.iter().map(ToString::to_string).collect();
-        parts.insert(
-            0,
-            Part {
-                name: "configuration",
-                faults,
-            },
-        );
-        let mut count = 0;
-        for Part { name, faults } in &parts {
-            if faults.is_empty() {
-                println!("ok     {name}");
-            }
-            for fault in faults {
-                eprintln!("fault  {fault}");
-            }
-            count += faults.len();
+    }
+    let faults = faults.0.iter().map(ToString::to_string).collect();
+    parts.insert(
+        0,
+        Part {
+            name: "configuration",
+            faults,
+        },
+    );
+    let mut count = 0;
+    for Part { name, faults } in &parts {
+        if faults.is_empty() {
+            println!("ok     {name}");
         }
-        Ok(if count == 0 {
-            ExitCode::SUCCESS
-        } else {
-            ExitCode::FAILURE
-        })
+        for fault in faults {
+            eprintln!("fault  {fault}");
+        }
+        count += faults.len();
+    }
+    match count {
+        0 => Ok(()),
+        1 => bail!("1 fault"),
+        count => bail!("{count} faults"),
     }
 }
 
@@ -104,7 +98,7 @@ fn touched(faults: &Faults, section: &str) -> bool {
 }
 
 fn brokers(config: &Config) -> anyhow::Result<Vec<String>> {
-    let findings = wait(async {
+    let findings = tokio::runtime::Runtime::new()?.block_on(async {
         match Admin::new(&config.kafka.producer.reveal(), config.kafka.timeout) {
             Err(finding) => vec![finding],
             Ok(admin) => {
@@ -120,29 +114,43 @@ fn brokers(config: &Config) -> anyhow::Result<Vec<String>> {
                 plan.findings.into_iter().chain(missing).collect()
             }
         }
-    })?;
+    });
     Ok(findings.iter().map(ToString::to_string).collect())
 }
 
-/// Whether the engine's files are there.
+/// Whether the engine can be made: its files first, each by its key, then the model itself.
 fn model(engine: &Engine) -> Vec<String> {
-    let Engine::Candle(candle) = engine else {
-        return Vec::new();
-    };
-    let files = [
-        ("engine.model", Some(&candle.model)),
-        ("engine.adapter", candle.adapter.as_ref()),
-        ("engine.tokenizer", candle.tokenizer.as_ref()),
-    ];
-    files
-        .into_iter()
-        .filter_map(|(key, path)| {
-            let path = path?;
-            let opened = if path.is_dir() { fs::read_dir(path).map(drop) } else { File::open(path).map(drop) };
-            let error = opened.err()?;
-            Some(format!("{key}: {} cannot be opened: {error}; correct the path (it is relative to the folder that limn is started in)", path.display()))
-        })
-        .collect()
+    let mut faults = Vec::new();
+    if let Engine::Candle(candle) = engine {
+        for (key, path) in [
+            ("engine.model", Some(&candle.model)),
+            ("engine.adapter", candle.adapter.as_ref()),
+            ("engine.tokenizer", candle.tokenizer.as_ref()),
+        ] {
+            let opened = match path {
+                Some(path) if path.is_dir() => fs::read_dir(path).map(drop),
+                Some(path) => File::open(path).map(drop),
+                None => Ok(()),
+            };
+            if let (Some(path), Err(error)) = (path, opened) {
+                faults.push(format!(
+                    "{key}: {} cannot be opened: {error}; correct the path (it is relative to the folder that limn is started in)",
+                    path.display()
+                ));
+            }
+        }
+    }
+    if faults.is_empty() {
+        faults.extend(
+            super::run::engine(engine)
+                .err()
+                .map(|error| match format!("{error:#}") {
+                    said if said.starts_with("engine") => said,
+                    said => format!("engine: {said}"),
+                }),
+        );
+    }
+    faults
 }
 
 /// Whether a process could keep its state there. Nothing is left behind, and a folder that is not there is not made.

@@ -1,75 +1,69 @@
 //! `limn topics`
 
-use std::process::ExitCode;
-
-use clap::Args;
+use anyhow::bail;
 use limn::topics::Admin;
-
-use super::{ConfigFile, wait};
 
 /// Creates the output topics as limn wants them
 ///
 /// The input must be there; profiles, checkpoints and dead letters get as many partitions, and so do changes. Topics
 /// that are there are left as they are. Where one of them is not as it must be, it is named and nothing is created.
-#[derive(Debug, Args)]
+#[derive(clap::Args)]
 #[command(
     after_help = "Examples:\n  limn topics --config limn.toml --dry-run\n  limn topics --config limn.toml"
 )]
-pub struct Topics {
+pub struct Args {
     #[command(flatten)]
-    config: ConfigFile,
+    config: super::ConfigFile,
     /// Tell what would be created, and create nothing
     #[arg(long)]
     dry_run: bool,
 }
 
-impl Topics {
-    pub fn run(self) -> anyhow::Result<ExitCode> {
-        let config = self.config.load()?;
-        let (plan, refused) = wait(async {
-            let admin = match Admin::new(&config.kafka.producer.reveal(), config.kafka.timeout) {
-                Ok(admin) => admin,
-                Err(finding) => return (limn::topics::Plan::default(), vec![finding]),
-            };
-            let plan = admin.plan(&config.topics).await;
-            let refused = if self.dry_run {
-                Vec::new()
-            } else {
-                admin.create(&config.topics, &plan).await
-            };
-            (plan, refused)
-        })?;
-        for (name, partitions) in &plan.present {
-            println!("there     {name}: {partitions} partitions");
-        }
-        let faults: Vec<_> = plan.findings.iter().chain(&refused).collect();
-        for finding in &faults {
-            eprintln!("fault     {finding}");
-        }
-        let done = match (self.dry_run, plan.findings.is_empty()) {
-            (true, _) => "missing ",
-            (false, true) => "created ",
-            (false, false) => "not made",
+pub fn run(args: &Args) -> anyhow::Result<()> {
+    let config = args.config.load()?;
+    let (plan, refused) = tokio::runtime::Runtime::new()?.block_on(async {
+        let admin = match Admin::new(&config.kafka.producer.reveal(), config.kafka.timeout) {
+            Ok(admin) => admin,
+            Err(finding) => return (limn::topics::Plan::default(), vec![finding]),
         };
-        for (wanted, partitions) in &plan.missing {
-            // What the brokers refused was told above.
-            if refused.iter().all(|finding| finding.spares(&wanted.name)) {
-                let properties: Vec<_> = wanted
-                    .properties
-                    .iter()
-                    .map(|(name, value)| format!("{name}={value}"))
-                    .collect();
-                println!(
-                    "{done}  {}: {partitions} partitions, {}",
-                    wanted.name,
-                    properties.join(", ")
-                );
-            }
-        }
-        Ok(if faults.is_empty() {
-            ExitCode::SUCCESS
+        let plan = admin.plan(&config.topics).await;
+        let refused = if args.dry_run {
+            Vec::new()
         } else {
-            ExitCode::FAILURE
-        })
+            admin.create(&config.topics, &plan).await
+        };
+        (plan, refused)
+    });
+    for (name, partitions) in &plan.present {
+        println!("there     {name}: {partitions} partitions");
+    }
+    let faults: Vec<_> = plan.findings.iter().chain(&refused).collect();
+    for finding in &faults {
+        eprintln!("fault     {finding}");
+    }
+    let done = match (args.dry_run, plan.findings.is_empty()) {
+        (true, _) => "missing ",
+        (false, true) => "created ",
+        (false, false) => "not made",
+    };
+    for (wanted, partitions) in &plan.missing {
+        // What the brokers refused was told above.
+        if refused.iter().all(|finding| finding.spares(&wanted.name)) {
+            let properties: Vec<_> = wanted
+                .properties
+                .iter()
+                .map(|(name, value)| format!("{name}={value}"))
+                .collect();
+            println!(
+                "{done}  {}: {partitions} partitions, {}",
+                wanted.name,
+                properties.join(", ")
+            );
+        }
+    }
+    match faults.len() {
+        0 => Ok(()),
+        1 => bail!("1 fault"),
+        count => bail!("{count} faults"),
     }
 }

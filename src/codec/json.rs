@@ -1,264 +1,308 @@
-//! A JSON value as an interaction, by the pointers of the configuration.
+//! An interaction as a JSON object with a field mapping.
 
 use std::collections::BTreeMap;
 
-use serde_json::{Map, Value};
+use serde_json::{Map, Number, Value};
 
 use super::{JsonMapping, MAX_ATTRIBUTES, Reason, Rejected, TimeUnit, proto, too_many_attributes};
 
-/// Milliseconds that a time may be from the Unix epoch: years -9999 to 9999, as RFC 3339 can write them.
-const FURTHEST_MS: f64 = 253_402_300_799_999.0;
+/// How deep objects may nest. The parser has a bound of its own; the walk does not lean on it.
+const MAX_DEPTH: usize = 128;
 
-pub(super) fn interaction(
-    mapping: &JsonMapping,
-    value: &[u8],
-    key: Option<&[u8]>,
-) -> Result<proto::Interaction, Rejected> {
-    let malformed = |detail: String| Rejected::new(Reason::Malformed, detail);
-    // serde_json's messages give kind, line and column, and none of the text.
-    let mut root: Value =
-        serde_json::from_slice(value).map_err(|e| malformed(format!("not JSON: {e}")))?;
-    if !root.is_object() {
-        return Err(malformed("not a JSON object".to_owned()));
+/// Whole numbers up to here are told apart by a 64-bit float; above, two users could become one.
+const MAX_WHOLE_FLOAT: f64 = 9_007_199_254_740_992.0;
+
+/// A mapping with its pointers taken apart.
+#[derive(Debug, Clone)]
+pub(super) struct Reader {
+    user: Option<Pointer>,
+    id: Option<Pointer>,
+    time: Option<Pointer>,
+    unit: TimeUnit,
+    action: Option<Pointer>,
+    item_id: Option<Pointer>,
+    item_title: Option<Pointer>,
+    item_category: Option<Pointer>,
+    item_description: Option<Pointer>,
+    text: Option<Pointer>,
+}
+
+/// A JSON pointer, as written and as its tokens.
+#[derive(Debug, Clone)]
+struct Pointer {
+    written: String,
+    tokens: Vec<String>,
+}
+
+impl Pointer {
+    /// A pointer that does not begin with a slash points nowhere, as RFC 6901 has it; the configuration refuses it.
+    fn new(written: &str) -> Self {
+        let tokens = written.split('/').skip(1);
+        let tokens = tokens.map(|t| t.replace("~1", "/").replace("~0", "~"));
+        Self {
+            written: written.to_owned(),
+            tokens: tokens.collect(),
+        }
     }
-    let mut take = |pointer: &Option<String>| -> Option<Value> {
-        pointer
-            .as_deref()
-            .and_then(|p| root.pointer_mut(p))
-            .map(Value::take)
-    };
-    let mut text = |name: &str, pointer: &Option<String>| match take(pointer) {
-        None | Some(Value::Null) => Ok(String::new()),
-        Some(Value::String(text)) => Ok(text),
-        Some(Value::Number(number)) => Ok(number.to_string()),
-        Some(Value::Bool(yes)) => Ok(yes.to_string()),
-        Some(_) => Err(malformed(format!("{name} is not a text"))),
-    };
-    let user_id = match (&mapping.user, key) {
-        (None, None) => String::new(),
-        (None, Some(key)) => std::str::from_utf8(key)
-            .map_err(|_| malformed("the record's key is not UTF-8".to_owned()))?
-            .to_owned(),
-        (pointer, _) => text("the user", pointer)?,
-    };
-    let mut interaction = proto::Interaction {
-        user_id,
-        id: text("the id", &mapping.id)?,
-        time_ms: 0,
-        action: text("the action", &mapping.action)?,
-        item: Some(proto::Item {
-            id: text("the item's id", &mapping.item_id)?,
-            title: text("the item's title", &mapping.item_title)?,
-            category: text("the item's category", &mapping.item_category)?,
-            description: text("the item's description", &mapping.item_description)?,
-        }),
-        text: text("the text", &mapping.text)?,
-        attributes: BTreeMap::new(),
-    };
-    if let Some(time) = take(&mapping.time) {
-        interaction.time_ms = time_ms(&time, mapping.time_unit).ok_or_else(|| {
-            malformed(format!(
-                "the time is not what {:?} would be",
-                mapping.time_unit
-            ))
+
+    fn find<'v>(&self, root: &'v mut Value) -> Option<&'v mut Value> {
+        if !self.written.is_empty() && !self.written.starts_with('/') {
+            return None;
+        }
+        self.tokens.iter().try_fold(root, |at, token| match at {
+            Value::Object(fields) => fields.get_mut(token),
+            Value::Array(items) => items.get_mut(index(token)?),
+            _ => None,
+        })
+    }
+
+    fn wrong(&self, what: &str) -> Rejected {
+        Rejected::new(Reason::Malformed, format!("{what} at {}", self.written))
+    }
+}
+
+/// An array index as RFC 6901 writes it: digits without a leading zero.
+fn index(token: &str) -> Option<usize> {
+    let plain = token == "0" || !token.starts_with(['0', '+']);
+    plain.then(|| token.parse().ok()).flatten()
+}
+
+impl Reader {
+    /// Takes the mapping's pointers apart.
+    pub(super) fn new(mapping: &JsonMapping) -> Self {
+        let pointer = |p: &Option<String>| p.as_deref().map(Pointer::new);
+        Self {
+            user: pointer(&mapping.user),
+            id: pointer(&mapping.id),
+            time: pointer(&mapping.time),
+            unit: mapping.time_unit,
+            action: pointer(&mapping.action),
+            item_id: pointer(&mapping.item_id),
+            item_title: pointer(&mapping.item_title),
+            item_category: pointer(&mapping.item_category),
+            item_description: pointer(&mapping.item_description),
+            text: pointer(&mapping.text),
+        }
+    }
+
+    /// Reads the value, and the user from `key` where no pointer names one. An attribute's name or value over
+    /// `max_text` is refused here, before nested names can add up; the caller checks everything else.
+    pub(super) fn read(
+        &self,
+        value: &[u8],
+        key: Option<&[u8]>,
+        max_text: usize,
+    ) -> Result<proto::Interaction, Rejected> {
+        let mut root: Value = serde_json::from_slice(value).map_err(|error| {
+            // Not the error's own words: they can quote the value.
+            let (line, column) = (error.line(), error.column());
+            let detail = format!("not JSON in UTF-8, at line {line}, column {column}");
+            Rejected::new(Reason::Malformed, detail)
         })?;
-    }
-    if let Value::Object(fields) = root {
-        flatten(fields, "", &mut interaction.attributes)?;
-    }
-    Ok(interaction)
-}
-
-/// 0 where the value is null or the number is: unset.
-fn time_ms(value: &Value, unit: TimeUnit) -> Option<i64> {
-    let per_second = match unit {
-        TimeUnit::Seconds => 1.0,
-        TimeUnit::Milliseconds => 1e3,
-        TimeUnit::Microseconds => 1e6,
-        TimeUnit::Nanoseconds => 1e9,
-        TimeUnit::Rfc3339 => {
-            return match value {
-                Value::Null => Some(0),
-                Value::String(text) if text.is_empty() => Some(0),
-                Value::String(text) => text
-                    .parse::<jiff::Timestamp>()
-                    .ok()
-                    .map(|t| t.as_millisecond()),
-                _ => None,
-            };
+        if !root.is_object() {
+            let detail = "a JSON value, but not an object";
+            return Err(Rejected::new(Reason::Malformed, detail));
         }
-    };
-    let whole = match value {
-        Value::Null => return Some(0),
-        Value::Number(number) => number.as_i64(),
-        Value::String(text) => text.parse().ok(),
-        _ => return None,
-    };
-    if let Some(whole) = whole {
-        // Whole numbers stay exact: nanoseconds do not fit a double.
-        let ms = match unit {
-            TimeUnit::Seconds => whole.checked_mul(1000)?,
-            TimeUnit::Milliseconds => whole,
-            TimeUnit::Microseconds => whole.div_euclid(1000),
-            _ => whole.div_euclid(1_000_000),
+        let user_id = match &self.user {
+            Some(pointer) => user(pointer, &mut root)?,
+            None => std::str::from_utf8(key.unwrap_or_default())
+                .map_err(|_| Rejected::new(Reason::Malformed, "the key is not UTF-8"))?
+                .to_owned(),
         };
-        #[allow(clippy::cast_precision_loss)]
-        return ((ms as f64).abs() <= FURTHEST_MS).then_some(ms);
-    }
-    let number = match value {
-        Value::Number(number) => number.as_f64()?,
-        Value::String(text) => text.parse().ok()?,
-        _ => return None,
-    };
-    let ms = (number / per_second * 1e3).round();
-    #[allow(clippy::cast_possible_truncation)]
-    (ms.abs() <= FURTHEST_MS).then_some(ms as i64)
-}
-
-/// What no pointer took, under dotted names; nulls (and what was taken) are left out.
-fn flatten(
-    fields: Map<String, Value>,
-    prefix: &str,
-    into: &mut BTreeMap<String, String>,
-) -> Result<(), Rejected> {
-    for (name, value) in fields {
-        let name = if prefix.is_empty() {
-            name
-        } else {
-            format!("{prefix}.{name}")
+        let mut get = |pointer: &Option<Pointer>| match pointer {
+            Some(pointer) => text(pointer, &mut root),
+            None => Ok(String::new()),
         };
-        let text = match value {
-            Value::Null => continue,
-            Value::Object(inner) => {
-                flatten(inner, &name, into)?;
-                continue;
+        let item = proto::Item {
+            id: get(&self.item_id)?,
+            title: get(&self.item_title)?,
+            category: get(&self.item_category)?,
+            description: get(&self.item_description)?,
+        };
+        let mut read = proto::Interaction {
+            user_id,
+            id: get(&self.id)?,
+            time_ms: 0,
+            action: get(&self.action)?,
+            item: (item != proto::Item::default()).then_some(item),
+            text: get(&self.text)?,
+            attributes: BTreeMap::new(),
+        };
+        if let Some(pointer) = &self.time {
+            read.time_ms = time(pointer, self.unit, &mut root)?;
+        }
+        // Two pointers may name one field, so the fields are taken away only after all were read.
+        for pointer in self.pointers() {
+            if let Some(found) = pointer.find(&mut root) {
+                *found = Value::Null;
             }
-            Value::String(text) => text,
-            other => other.to_string(),
-        };
-        into.insert(name, text);
-        if into.len() > MAX_ATTRIBUTES {
-            return Err(too_many_attributes());
         }
+        if let Value::Object(fields) = root {
+            let mut attributes = Attributes {
+                found: BTreeMap::new(),
+                max_text,
+            };
+            attributes.flatten("", fields, 0)?;
+            read.attributes = attributes.found;
+        }
+        Ok(read)
     }
-    Ok(())
+
+    fn pointers(&self) -> impl Iterator<Item = &Pointer> {
+        [
+            &self.user,
+            &self.id,
+            &self.time,
+            &self.action,
+            &self.item_id,
+            &self.item_title,
+            &self.item_category,
+            &self.item_description,
+            &self.text,
+        ]
+        .into_iter()
+        .flatten()
+    }
+}
+
+/// A text; a number or truth value is taken as JSON writes it, null and nothing as empty.
+fn text(pointer: &Pointer, root: &mut Value) -> Result<String, Rejected> {
+    match pointer.find(root) {
+        None | Some(Value::Null) => Ok(String::new()),
+        Some(Value::String(text)) => Ok(text.clone()),
+        Some(Value::Number(number)) => Ok(number.to_string()),
+        Some(Value::Bool(truth)) => Ok(truth.to_string()),
+        Some(Value::Array(_)) => Err(pointer.wrong("an array instead of a text")),
+        Some(Value::Object(_)) => Err(pointer.wrong("an object instead of a text")),
+    }
+}
+
+/// A user: a text, or a whole number in decimal.
+fn user(pointer: &Pointer, root: &mut Value) -> Result<String, Rejected> {
+    match pointer.find(root) {
+        None | Some(Value::Null) => Ok(String::new()),
+        Some(Value::String(text)) => Ok(text.clone()),
+        Some(Value::Number(number)) => {
+            whole(number).ok_or_else(|| pointer.wrong("a number that is not whole, or too large,"))
+        }
+        Some(_) => Err(pointer.wrong("neither a text nor a whole number")),
+    }
+}
+
+fn whole(number: &Number) -> Option<String> {
+    if number.is_i64() || number.is_u64() {
+        return Some(number.to_string());
+    }
+    let float = number.as_f64()?;
+    let whole = float.fract() == 0.0 && float.abs() < MAX_WHOLE_FLOAT;
+    #[allow(clippy::cast_possible_truncation)]
+    whole.then(|| (float as i64).to_string())
+}
+
+/// The event time, rounded to the nearest millisecond; 0 where there is none.
+fn time(pointer: &Pointer, unit: TimeUnit, root: &mut Value) -> Result<i64, Rejected> {
+    let ms = match pointer.find(root) {
+        None | Some(Value::Null) => return Ok(0),
+        Some(Value::String(text)) if unit == TimeUnit::Rfc3339 => {
+            let time: jiff::Timestamp = text
+                .parse()
+                .map_err(|_| pointer.wrong("no time as RFC 3339 has it"))?;
+            round(time.as_nanosecond(), 1_000_000)
+        }
+        Some(_) if unit == TimeUnit::Rfc3339 => return Err(pointer.wrong("no text with a time")),
+        Some(Value::String(text)) => match text.trim().parse::<i128>() {
+            Ok(whole) => scale(whole, unit),
+            Err(_) => (text.trim().parse().ok()).and_then(|n| scale_float(n, unit)),
+        },
+        Some(Value::Number(number)) => match (number.as_i64(), number.as_u64()) {
+            (Some(whole), _) => scale(whole.into(), unit),
+            (None, Some(whole)) => scale(whole.into(), unit),
+            (None, None) => number.as_f64().and_then(|n| scale_float(n, unit)),
+        },
+        Some(_) => return Err(pointer.wrong("neither a number nor a text with one")),
+    };
+    ms.ok_or_else(|| pointer.wrong("no time, or one out of range,"))
+}
+
+/// Whole units as milliseconds.
+fn scale(number: i128, unit: TimeUnit) -> Option<i64> {
+    match unit {
+        TimeUnit::Seconds => i64::try_from(number.checked_mul(1000)?).ok(),
+        TimeUnit::Milliseconds => i64::try_from(number).ok(),
+        TimeUnit::Microseconds => round(number, 1000),
+        TimeUnit::Nanoseconds | TimeUnit::Rfc3339 => round(number, 1_000_000),
+    }
+}
+
+/// Units with a fraction as milliseconds.
+fn scale_float(number: f64, unit: TimeUnit) -> Option<i64> {
+    let ms = match unit {
+        TimeUnit::Seconds => number * 1e3,
+        TimeUnit::Milliseconds => number,
+        TimeUnit::Microseconds => number / 1e3,
+        TimeUnit::Nanoseconds | TimeUnit::Rfc3339 => number / 1e6,
+    };
+    // Infinities and what is no number fail here too.
+    #[allow(clippy::cast_possible_truncation)]
+    (ms.abs() < 1e18).then(|| ms.round() as i64)
+}
+
+fn round(number: i128, part: i128) -> Option<i64> {
+    i64::try_from(number.checked_add(part / 2)?.div_euclid(part)).ok()
+}
+
+/// What no pointer named.
+struct Attributes {
+    found: BTreeMap<String, String>,
+    max_text: usize,
+}
+
+impl Attributes {
+    /// Takes nested objects' fields under dotted names (of two fields that get one name, the later one), texts as they
+    /// are, anything else as compact JSON; null is absent.
+    fn flatten(
+        &mut self,
+        prefix: &str,
+        fields: Map<String, Value>,
+        depth: usize,
+    ) -> Result<(), Rejected> {
+        if depth > MAX_DEPTH {
+            let detail = format!("objects nested over {MAX_DEPTH} deep");
+            return Err(Rejected::new(Reason::Malformed, detail));
+        }
+        for (field, value) in fields {
+            let name = if depth == 0 {
+                field
+            } else {
+                self.check("an attribute's name", prefix.len() + 1 + field.len())?;
+                format!("{prefix}.{field}")
+            };
+            let text = match value {
+                Value::Null => continue,
+                Value::Object(fields) => {
+                    self.flatten(&name, fields, depth + 1)?;
+                    continue;
+                }
+                Value::String(text) => text,
+                other => other.to_string(),
+            };
+            self.check("an attribute's value", text.len())?;
+            self.found.insert(name, text);
+            if self.found.len() > MAX_ATTRIBUTES {
+                return Err(too_many_attributes());
+            }
+        }
+        Ok(())
+    }
+
+    fn check(&self, what: &str, bytes: usize) -> Result<(), Rejected> {
+        if bytes <= self.max_text {
+            return Ok(());
+        }
+        let detail = format!("{what}: {bytes} bytes, {} are allowed", self.max_text);
+        Err(Rejected::new(Reason::TextTooLong, detail))
+    }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn mapping() -> JsonMapping {
-        let pointer = |p: &str| Some(p.to_owned());
-        JsonMapping {
-            user: pointer("/user/id"),
-            id: pointer("/id"),
-            time: pointer("/ts"),
-            time_unit: TimeUnit::Seconds,
-            action: pointer("/action"),
-            item_title: pointer("/movie/title"),
-            ..JsonMapping::default()
-        }
-    }
-
-    fn read(json: &str) -> Result<proto::Interaction, Rejected> {
-        interaction(&mapping(), json.as_bytes(), None)
-    }
-
-    #[test]
-    fn mapped_fields_are_taken_and_everything_else_becomes_attributes() {
-        let event = read(
-            r#"{"user":{"id":42,"country":"NO"},"id":"e1","ts":12.5,"action":"loved",
-               "movie":{"title":"Fargo","year":1996,"cast":["a","b"]},"ok":true,"no":null}"#,
-        )
-        .unwrap();
-        assert_eq!(
-            (event.user_id.as_str(), event.id.as_str(), event.time_ms),
-            ("42", "e1", 12_500)
-        );
-        assert_eq!(event.item.unwrap().title, "Fargo");
-        let attributes: Vec<_> = event
-            .attributes
-            .iter()
-            .map(|(k, v)| (k.as_str(), v.as_str()))
-            .collect();
-        assert_eq!(
-            attributes,
-            [
-                ("movie.cast", r#"["a","b"]"#),
-                ("movie.year", "1996"),
-                ("ok", "true"),
-                ("user.country", "NO")
-            ]
-        );
-    }
-
-    #[test]
-    fn without_a_pointer_the_records_key_is_the_user() {
-        let event = interaction(&JsonMapping::default(), b"{}", Some(b"ann")).unwrap();
-        assert_eq!(event.user_id, "ann");
-        let error = interaction(&JsonMapping::default(), b"{}", Some(b"\xff")).unwrap_err();
-        assert_eq!(error.reason, Reason::Malformed);
-    }
-
-    #[test]
-    fn a_value_of_the_wrong_kind_is_malformed_and_named_without_its_text() {
-        for (json, name) in [
-            ("[1]", "object"),
-            ("{", "JSON"),
-            (r#"{"id":["secret"]}"#, "the id"),
-            (r#"{"user":{"id":{"secret":1}}}"#, "the user"),
-            (r#"{"ts":"secret"}"#, "the time"),
-            (r#"{"ts":1e300}"#, "the time"),
-        ] {
-            let rejected = read(json).unwrap_err();
-            assert_eq!(rejected.reason, Reason::Malformed, "{json}");
-            assert!(
-                rejected.detail.contains(name),
-                "{json}: {}",
-                rejected.detail
-            );
-            assert!(!rejected.detail.contains("secret"), "{}", rejected.detail);
-        }
-        let many: Vec<_> = (0..300).map(|i| format!("\"k{i}\":1")).collect();
-        assert!(read(&format!("{{{}}}", many.join(","))).is_err());
-    }
-
-    #[test]
-    fn a_time_is_read_in_its_unit() {
-        let ms = |json: &str, unit| time_ms(&serde_json::from_str(json).unwrap(), unit);
-        assert_eq!(ms("874965758", TimeUnit::Seconds), Some(874_965_758_000));
-        assert_eq!(
-            ms("\"874965758\"", TimeUnit::Seconds),
-            Some(874_965_758_000)
-        );
-        assert_eq!(
-            ms("874965758.0625", TimeUnit::Seconds),
-            Some(874_965_758_063)
-        );
-        assert_eq!(
-            ms("874965758000", TimeUnit::Milliseconds),
-            Some(874_965_758_000)
-        );
-        assert_eq!(
-            ms("874965758000999", TimeUnit::Microseconds),
-            Some(874_965_758_000)
-        );
-        assert_eq!(
-            ms("874965758000999999", TimeUnit::Nanoseconds),
-            Some(874_965_758_000)
-        );
-        assert_eq!(
-            ms("\"1997-09-22T21:02:38Z\"", TimeUnit::Rfc3339),
-            Some(874_962_158_000)
-        );
-        assert_eq!(
-            ms("\"1997-09-22T23:02:38.5+02:00\"", TimeUnit::Rfc3339),
-            Some(874_962_158_500)
-        );
-        assert_eq!(ms("null", TimeUnit::Seconds), Some(0));
-        assert_eq!(ms("9223372036854775807", TimeUnit::Seconds), None);
-        assert_eq!(ms("true", TimeUnit::Seconds), None);
-        assert_eq!(ms("5", TimeUnit::Rfc3339), None);
-    }
-}
+mod tests;

@@ -1,122 +1,160 @@
-//! limn's own records: versioned, so that an older limn refuses a newer's by name.
-
-use std::time::{Duration, Instant};
+//! What limn writes for itself and others: profiles, changes, checkpoints and model calls, each with its format.
 
 use prost::Message;
-use similar::{Algorithm, ChangeTag, capture_diff_slices_deadline};
+use serde_json::Value;
 
-use super::{Rejected, proto};
+use super::proto;
 use crate::checkpoint::OffsetSet;
-use crate::event::{Header, Record};
+use crate::event::Header;
+use crate::profile;
 
-/// The format of what is written now. It is in every record, and in the header [`FORMAT_HEADER`].
+/// The format of everything that this program writes, and the newest one that it reads.
 pub const FORMAT: u32 = 1;
-/// The header that tells a record's format.
+
+/// The header that gives a record's format, as a decimal number.
 pub const FORMAT_HEADER: &str = "limn-format";
 
-/// A record of limn's own that cannot be read.
+/// Most runs of offsets in one list. A Kafka record of the usual size has no room for as many.
+const MAX_RUNS: usize = 1 << 20;
+
+/// Why a record of limn's own cannot be read.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Error {
-    /// Not what it should be.
-    #[error("a {what} cannot be read: {reason}")]
+    /// It is not what limn writes.
+    #[error("a malformed {what}: {reason}")]
     Malformed {
         /// The kind of record.
         what: &'static str,
-        /// What is wrong.
+        /// What is wrong with it.
         reason: String,
     },
-    /// Written by a newer limn.
-    #[error("a {what} has format {found}, this limn reads up to {FORMAT}: run a newer limn")]
+    /// A newer limn wrote it.
+    #[error("a {what} of format {found}, and this limn knows format {known}: run a newer limn")]
     Newer {
         /// The kind of record.
         what: &'static str,
-        /// The format found.
+        /// The record's format.
         found: u32,
+        /// The newest format that is known.
+        known: u32,
     },
 }
 
-/// A message as bytes.
-pub fn encode(message: &impl Message) -> Vec<u8> {
+mod sealed {
+    pub trait Sealed: Clone + Default + prost::Message {
+        /// What errors call it.
+        const WHAT: &'static str;
+        fn format(&mut self) -> &mut u32;
+    }
+}
+
+/// A message that carries its format.
+pub trait Stored: sealed::Sealed {}
+
+macro_rules! stored {
+    ($($message:ident $what:literal),*) => {$(
+        impl sealed::Sealed for proto::$message {
+            const WHAT: &'static str = $what;
+            fn format(&mut self) -> &mut u32 {
+                &mut self.format
+            }
+        }
+        impl Stored for proto::$message {}
+    )*};
+}
+
+stored!(
+    ProfileState "profile state",
+    ProfileChange "profile change",
+    Checkpoint "checkpoint",
+    ModelCall "model call"
+);
+
+/// The message's bytes. They carry [`FORMAT`], whatever the message says.
+#[must_use]
+pub fn encode<M: Stored>(message: &M) -> Vec<u8> {
+    let mut message = message.clone();
+    *message.format() = FORMAT;
     message.encode_to_vec()
 }
 
-fn decode<M: Message + Default>(
-    what: &'static str,
-    bytes: &[u8],
-    format: impl Fn(&M) -> u32,
-) -> Result<M, Error> {
-    let message = M::decode(bytes).map_err(|e| Error::Malformed {
-        what,
-        reason: e.to_string(),
-    })?;
-    match format(&message) {
-        0 => Err(Error::Malformed {
-            what,
-            reason: "it has no format".to_owned(),
-        }),
-        found if found > FORMAT => Err(Error::Newer { what, found }),
-        _ => Ok(message),
-    }
+/// The header that goes with every record of limn's own topics.
+#[must_use]
+pub fn format_header() -> Header {
+    let value = FORMAT.to_string().into_bytes();
+    (FORMAT_HEADER.into(), Some(value.into()))
 }
 
-/// A profile's state.
+/// Reads a profile state, as the profiles topic and the view hold it.
 ///
 /// # Errors
-/// [`Error`] where the bytes are damaged or newer.
+/// [`Error`]: it is malformed, or of a newer format.
 pub fn decode_state(bytes: &[u8]) -> Result<proto::ProfileState, Error> {
-    decode("profile state", bytes, |m: &proto::ProfileState| m.format)
+    decode(bytes)
 }
 
-/// A change event.
+/// Reads a change event.
 ///
 /// # Errors
-/// [`Error`] where the bytes are damaged or newer.
+/// [`Error`]: it is malformed, or of a newer format.
 pub fn decode_change(bytes: &[u8]) -> Result<proto::ProfileChange, Error> {
-    decode("change event", bytes, |m: &proto::ProfileChange| m.format)
+    decode(bytes)
 }
 
-/// A checkpoint.
+/// Reads a checkpoint.
 ///
 /// # Errors
-/// [`Error`] where the bytes are damaged or newer.
+/// [`Error`]: it is malformed, or of a newer format.
 pub fn decode_checkpoint(bytes: &[u8]) -> Result<proto::Checkpoint, Error> {
-    decode("checkpoint", bytes, |m: &proto::Checkpoint| m.format)
+    decode(bytes)
 }
 
-/// A finished model call.
+/// Reads a finished model call, as the journal holds it.
 ///
 /// # Errors
-/// [`Error`] where the bytes are damaged or newer.
+/// [`Error`]: it is malformed, or of a newer format.
 pub fn decode_call(bytes: &[u8]) -> Result<proto::ModelCall, Error> {
-    decode("journal entry", bytes, |m: &proto::ModelCall| m.format)
+    decode(bytes)
 }
 
-/// A set of offsets as runs.
-#[must_use]
-pub fn runs(offsets: &OffsetSet) -> Vec<proto::Run> {
-    offsets
-        .runs()
-        .map(|(first, end)| proto::Run { first, end })
-        .collect()
+/// The field that every message of limn's own has, and will have in any format.
+#[derive(Clone, PartialEq, prost::Message)]
+struct Head {
+    #[prost(uint32, tag = "1")]
+    format: u32,
 }
 
-/// The offsets of runs; empty and backward ones hold none.
-#[must_use]
-pub fn offsets(runs: &[proto::Run]) -> OffsetSet {
-    let mut set = OffsetSet::default();
-    for run in runs {
-        set.insert_run(run.first, run.end);
+fn decode<M: Stored>(bytes: &[u8]) -> Result<M, Error> {
+    let malformed = |reason: String| Error::Malformed {
+        what: M::WHAT,
+        reason,
+    };
+    // A newer format may hold what this one cannot read, so the format is read alone before anything else.
+    let head = Head::decode(bytes).map_err(|error| malformed(error.to_string()))?;
+    match head.format {
+        0 => Err(malformed("it has no format".to_owned())),
+        FORMAT => M::decode(bytes).map_err(|error| malformed(error.to_string())),
+        found => Err(Error::Newer {
+            what: M::WHAT,
+            found,
+            known: FORMAT,
+        }),
     }
-    set
 }
 
-/// A change event as one line of JSON: the proto3 mapping under the fields' own names (64-bit numbers are strings), and the fields that
-/// every reader looks for are there also when they are empty.
+/// A change event as one line of proto3 JSON under the fields' own names. `user_id`, `version`, `previous_version`,
+/// `before` and `after` are always there; 64-bit numbers are texts, as the mapping has it.
 #[must_use]
 pub fn change_json(change: &proto::ProfileChange) -> String {
-    // The mapping of a message to JSON values cannot fail: it has no maps with other keys than strings.
-    let mut value = serde_json::to_value(change).unwrap_or_default();
-    if let Some(fields) = value.as_object_mut() {
+    let mut json = serde_json::to_value(change).unwrap_or_else(|_| {
+        // Only the kind of an edit can be what the mapping has no name for.
+        let mut known = change.clone();
+        for edit in &mut known.edits {
+            edit.kind = edit.kind().into();
+        }
+        serde_json::to_value(&known).unwrap_or_default()
+    });
+    if let Value::Object(fields) = &mut json {
         for (name, empty) in [
             ("user_id", ""),
             ("version", "0"),
@@ -124,188 +162,241 @@ pub fn change_json(change: &proto::ProfileChange) -> String {
             ("before", ""),
             ("after", ""),
         ] {
-            fields.entry(name).or_insert_with(|| empty.into());
+            fields.entry(name).or_insert_with(|| Value::from(empty));
         }
     }
-    value.to_string()
+    json.to_string()
 }
 
-/// Where a record stood.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Origin<'a> {
-    /// The topic.
-    pub topic: &'a str,
-    /// The partition.
-    pub partition: i32,
-    /// The offset.
-    pub offset: i64,
-}
-
-/// The headers of a dead letter: the record's own, then those that say where it stood and why it is here. Of two headers of one
-/// name the last counts, so a dead letter that was played back and failed again tells of its last failure.
+/// A set of offsets as the messages list it.
 #[must_use]
-pub fn dead_letter(record: &Record, origin: Origin<'_>, rejected: &Rejected) -> Vec<Header> {
-    let told = [
-        (FORMAT_HEADER, FORMAT.to_string()),
-        ("limn-topic", origin.topic.to_owned()),
-        ("limn-partition", origin.partition.to_string()),
-        ("limn-offset", origin.offset.to_string()),
-        ("limn-reason", rejected.reason.name().to_owned()),
-        ("limn-detail", rejected.detail.chars().take(500).collect()),
-    ];
-    let told = told.map(|(name, value)| (name.into(), Some(value.into_bytes().into())));
-    record.headers.iter().cloned().chain(told).collect()
+pub fn runs(set: &OffsetSet) -> Vec<proto::Run> {
+    set.runs()
+        .map(|(first, end)| proto::Run { first, end })
+        .collect()
 }
 
-/// How long the search for the smallest difference may take; past it, a larger one is told.
-const DIFF_TIME: Duration = Duration::from_millis(20);
+/// The set of offsets that a message of the kind `what` lists.
+///
+/// # Errors
+/// [`Error::Malformed`]: a run is empty, negative or out of order, or there are too many.
+pub fn offsets(what: &'static str, runs: &[proto::Run]) -> Result<OffsetSet, Error> {
+    let malformed = |reason: String| Err(Error::Malformed { what, reason });
+    if runs.len() > MAX_RUNS {
+        return malformed(format!("{} runs of offsets", runs.len()));
+    }
+    let mut set = OffsetSet::default();
+    let mut floor = 0;
+    for &proto::Run { first, end } in runs {
+        if first < floor || end <= first {
+            return malformed(format!("the offsets {first} to {end} behind {floor}"));
+        }
+        set.insert_run(first, end);
+        floor = end;
+    }
+    Ok(set)
+}
 
-/// What was kept, taken away and added, word by word: KEPT and ADDED together are `after`, KEPT and REMOVED are `before`.
+/// The fold marker as a profile state carries it, for offsets of this partition of the input.
 #[must_use]
-pub fn edits(before: &str, after: &str) -> Vec<proto::Edit> {
-    let (old, new) = (words(before), words(after));
-    let deadline = Some(Instant::now() + DIFF_TIME);
-    let mut edits: Vec<proto::Edit> = Vec::new();
-    for op in capture_diff_slices_deadline(Algorithm::Myers, &old, &new, deadline) {
-        for change in op.iter_changes(&old, &new) {
-            let kind = match change.tag() {
-                ChangeTag::Equal => proto::edit::Kind::Kept,
-                ChangeTag::Delete => proto::edit::Kind::Removed,
-                ChangeTag::Insert => proto::edit::Kind::Added,
-            } as i32;
-            match edits.last_mut() {
-                Some(last) if last.kind == kind => last.text.push_str(change.value()),
-                _ => edits.push(proto::Edit {
-                    kind,
-                    text: change.value().to_owned(),
-                }),
-            }
-        }
+pub fn fold_marker(topic: &str, partition: i32, marker: &profile::Marker) -> proto::FoldMarker {
+    proto::FoldMarker {
+        topic: topic.to_owned(),
+        partition,
+        folded_below: marker.folded_below,
+        folded: runs(&marker.folded),
     }
-    edits
 }
 
-/// Words and the spaces between them.
-fn words(text: &str) -> Vec<&str> {
-    let mut words = Vec::new();
-    let mut start = 0;
-    let mut space = None;
-    for (at, c) in text.char_indices() {
-        if space.is_some_and(|was: bool| was != c.is_whitespace()) {
-            words.push(&text[start..at]);
-            start = at;
+/// The fold marker of a profile state; which topic and partition it speaks of is the caller's to check.
+///
+/// # Errors
+/// [`Error::Malformed`]: its offsets are not as limn writes them.
+pub fn marker(marker: &proto::FoldMarker) -> Result<profile::Marker, Error> {
+    Ok(profile::Marker {
+        folded_below: marker.folded_below,
+        folded: offsets("fold marker", &marker.folded)?,
+    })
+}
+
+impl From<profile::Edit> for proto::Edit {
+    fn from(edit: profile::Edit) -> Self {
+        let kind = match edit.kind {
+            profile::Kind::Kept => proto::edit::Kind::Kept,
+            profile::Kind::Removed => proto::edit::Kind::Removed,
+            profile::Kind::Added => proto::edit::Kind::Added,
+        };
+        Self {
+            kind: kind.into(),
+            text: edit.text,
         }
-        space = Some(c.is_whitespace());
     }
-    if start < text.len() {
-        words.push(&text[start..]);
-    }
-    words
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::codec::Reason;
     use proptest::prelude::*;
 
-    #[test]
-    fn a_newer_record_is_refused_by_name_and_one_without_a_format_too() {
-        let state = |format| {
-            encode(&proto::ProfileState {
-                format,
-                version: 3,
-                ..Default::default()
-            })
-        };
-        assert_eq!(decode_state(&state(1)).unwrap().version, 3);
-        let newer = decode_state(&state(2)).unwrap_err().to_string();
-        assert!(
-            newer.contains("profile state") && newer.contains("format 2"),
-            "{newer}"
-        );
-        assert!(matches!(
-            decode_state(&state(0)),
-            Err(Error::Malformed { .. })
-        ));
-        assert!(matches!(
-            decode_checkpoint(b"\xff\xff"),
-            Err(Error::Malformed { .. })
-        ));
-    }
-
-    #[test]
-    fn a_change_as_json_has_the_fields_own_names_and_the_five_always() {
-        let json = change_json(&proto::ProfileChange {
-            format: 1,
-            version: 1,
-            user_id: "ann".into(),
-            after: "Likes tea.".into(),
+    fn state() -> proto::ProfileState {
+        proto::ProfileState {
+            user_id: "ann".to_owned(),
+            version: 3,
+            summary: "Likes noir.".to_owned(),
             ..Default::default()
-        });
-        let value: serde_json::Value = serde_json::from_str(&json).unwrap();
-        assert_eq!(value["user_id"], "ann");
-        assert_eq!(value["version"], "1");
-        assert_eq!(value["previous_version"], "0");
-        assert_eq!(value["before"], "");
-        assert_eq!(value["after"], "Likes tea.");
-        assert!(!json.contains('\n'));
+        }
+    }
+
+    fn change() -> proto::ProfileChange {
+        proto::ProfileChange {
+            user_id: "ann\nb\u{2028}".to_owned(),
+            version: u64::MAX,
+            previous_version: 7,
+            before: "a".to_owned(),
+            after: "b".to_owned(),
+            edits: profile::edits("a", "b")
+                .into_iter()
+                .map(Into::into)
+                .collect(),
+            ..Default::default()
+        }
     }
 
     #[test]
-    fn a_dead_letter_keeps_its_own_headers_and_tells_where_it_stood_and_why() {
-        let record = Record {
-            headers: vec![
-                ("trace".into(), Some(b"x"[..].into())),
-                ("null".into(), None),
-            ]
-            .into(),
-            ..Record::default()
+    fn what_is_written_is_read_back_with_its_format() {
+        let mut expected = state();
+        expected.format = FORMAT;
+        assert_eq!(decode_state(&encode(&state())), Ok(expected));
+        assert_eq!(decode_change(&encode(&change())).unwrap().format, FORMAT);
+        let checkpoint = proto::Checkpoint {
+            watermark_ms: Some(0),
+            ..Default::default()
         };
-        let origin = Origin {
-            topic: "in",
-            partition: 2,
-            offset: 9,
-        };
-        let headers = dead_letter(&record, origin, &Rejected::new(Reason::NoUser, "none"));
-        let text: Vec<_> = headers
-            .iter()
-            .map(|(n, v)| {
-                (
-                    &**n,
-                    v.as_deref()
-                        .map_or("-", |v| std::str::from_utf8(v).unwrap()),
-                )
-            })
-            .collect();
+        let read = decode_checkpoint(&encode(&checkpoint)).unwrap();
+        assert_eq!((read.format, read.watermark_ms), (FORMAT, Some(0)));
+        let call = proto::ModelCall::default();
+        assert_eq!(decode_call(&encode(&call)).unwrap().format, FORMAT);
+    }
+
+    #[test]
+    fn a_newer_format_is_named_and_a_newer_limn_asked_for() {
+        let mut newer = state();
+        newer.format = 2;
+        let mut bytes = newer.encode_to_vec();
+        // A field that this format has otherwise: the summary as a number.
+        bytes.extend([0x20, 0x01]);
+        let error = decode_state(&bytes).unwrap_err();
+        let (what, found, known) = ("profile state", 2, 1);
+        assert_eq!(error, Error::Newer { what, found, known });
         assert_eq!(
-            text,
-            [
-                ("trace", "x"),
-                ("null", "-"),
-                ("limn-format", "1"),
-                ("limn-topic", "in"),
-                ("limn-partition", "2"),
-                ("limn-offset", "9"),
-                ("limn-reason", "no_user"),
-                ("limn-detail", "none")
-            ]
+            error.to_string(),
+            "a profile state of format 2, and this limn knows format 1: run a newer limn"
         );
+    }
+
+    #[test]
+    fn a_record_without_a_format_is_malformed() {
+        let error = decode_checkpoint(&proto::Checkpoint::default().encode_to_vec());
+        let error = error.unwrap_err().to_string();
+        assert_eq!(error, "a malformed checkpoint: it has no format");
+        assert!(matches!(
+            decode_call(b"\x08"),
+            Err(Error::Malformed {
+                what: "model call",
+                ..
+            })
+        ));
+    }
+
+    #[test]
+    fn a_change_is_one_line_of_proto3_json() {
+        let line = change_json(&change());
+        assert!(!line.contains('\n'), "{line}");
+        let json: Value = serde_json::from_str(&line).unwrap();
+        assert_eq!(json["user_id"], "ann\nb\u{2028}");
+        assert_eq!(json["version"], "18446744073709551615");
+        assert_eq!(json["previous_version"], "7");
+        assert_eq!(json["edits"][0]["kind"], "REMOVED");
+        assert_eq!(
+            serde_json::from_value::<proto::ProfileChange>(json).unwrap(),
+            change()
+        );
+    }
+
+    #[test]
+    fn a_change_has_its_main_fields_even_when_they_are_empty() {
+        let line = change_json(&proto::ProfileChange::default());
+        assert_eq!(
+            line,
+            r#"{"after":"","before":"","previous_version":"0","user_id":"","version":"0"}"#
+        );
+    }
+
+    #[test]
+    fn an_edit_of_an_unknown_kind_does_not_lose_the_change() {
+        let mut strange = change();
+        strange.edits[0].kind = 77;
+        let line = change_json(&strange);
+        let json: Value = serde_json::from_str(&line).unwrap();
+        assert_eq!(
+            (&json["after"], &json["edits"][1]["kind"]),
+            (&"b".into(), &"ADDED".into())
+        );
+    }
+
+    #[test]
+    fn runs_that_are_empty_negative_or_out_of_order_are_malformed() {
+        let run = |(first, end)| proto::Run { first, end };
+        let read = |runs: &[(i64, i64)]| {
+            offsets(
+                "checkpoint",
+                &runs.iter().copied().map(run).collect::<Vec<_>>(),
+            )
+        };
+        for bad in [
+            &[(3, 3)][..],
+            &[(4, 3)],
+            &[(-1, 2)],
+            &[(5, 9), (8, 10)],
+            &[(5, 6), (1, 2)],
+        ] {
+            let error = read(bad).unwrap_err().to_string();
+            assert!(error.starts_with("a malformed checkpoint: "), "{error}");
+        }
+        let most = vec![run((0, 1)); MAX_RUNS + 1];
+        assert!(offsets("checkpoint", &most).is_err());
+        // As long as there can be, and touching ones become one.
+        let set = read(&[(0, 5), (5, i64::MAX)]).unwrap();
+        assert_eq!(set.runs().collect::<Vec<_>>(), [(0, i64::MAX)]);
     }
 
     proptest! {
         #[test]
-        fn the_edits_tell_both_texts(before in "[ab \n]{0,30}", after in "[ab \u{e9}]{0,30}") {
-            let edits = edits(&before, &after);
-            let join = |out: proto::edit::Kind| edits.iter().filter(|e| e.kind != out as i32).map(|e| e.text.as_str()).collect::<String>();
-            prop_assert_eq!(join(proto::edit::Kind::Removed), after);
-            prop_assert_eq!(join(proto::edit::Kind::Added), before);
-            prop_assert!(edits.windows(2).all(|w| w[0].kind != w[1].kind));
+        fn offsets_come_back_as_they_were(listed in prop::collection::vec((0i64..200, 1i64..9), 0..40)) {
+            let mut marked = profile::Marker { folded_below: 3, ..Default::default() };
+            for (first, length) in listed {
+                marked.folded.insert_run(first, first + length);
+            }
+            let message = fold_marker("in", 2, &marked);
+            prop_assert_eq!((message.topic.as_str(), message.partition), ("in", 2));
+            prop_assert_eq!(marker(&message).unwrap(), marked);
         }
 
         #[test]
-        fn no_bytes_break_a_reader(bytes in prop::collection::vec(any::<u8>(), 0..100)) {
-            let _ = (decode_state(&bytes), decode_checkpoint(&bytes), decode_change(&bytes), decode_call(&bytes));
+        fn arbitrary_bytes_are_read_or_refused_without_a_panic(mut bytes: Vec<u8>, start: bool) {
+            if start {
+                bytes.splice(0..0, [0x08, 0x01]);
+            }
+            if let Ok(state) = decode_state(&bytes) {
+                let _ = marker(&state.marker.unwrap_or_default());
+            }
+            if let Ok(change) = decode_change(&bytes) {
+                let _ = change_json(&change);
+            }
+            if let Ok(checkpoint) = decode_checkpoint(&bytes) {
+                let _ = OffsetSet::from_gaps(checkpoint.restart_offset, &checkpoint.rejected);
+            }
+            let _ = decode_call(&bytes);
         }
     }
 }

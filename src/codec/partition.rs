@@ -1,22 +1,23 @@
 //! Which partition a user's key belongs to.
 
-/// How the producers of the input choose the partition of a key.
+/// How the input's producers choose a record's partition by its key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Partitioner {
-    /// As the Java clients do (`org.apache.kafka.common.utils.Utils.murmur2`).
+    /// As Java clients do, and librdkafka with `partitioner=murmur2`.
     Murmur2,
-    /// As librdkafka's `consistent` does: CRC-32.
+    /// As librdkafka does with `consistent`, and with its default for keys that are not empty: CRC32.
     Consistent,
-    /// Not known: any partition will do. Two instances would write one profile if a user's events were spread.
+    /// Nothing is known of it, and nothing is checked.
     Unchecked,
 }
 
 impl Partitioner {
-    /// The partition of `key` among `count`; `None` where it is not known.
+    /// The partition of `key` among `count`; `None` where nothing is known.
     #[must_use]
     pub fn partition(self, key: &[u8], count: i32) -> Option<i32> {
-        let count = u32::try_from(count).ok().filter(|&n| n > 0)?;
+        let count = u32::try_from(count).ok().filter(|&count| count > 0)?;
         let hash = match self {
+            // Without the sign bit, as Kafka's `toPositive`.
             Self::Murmur2 => murmur2(key) & 0x7fff_ffff,
             Self::Consistent => crc32fast::hash(key),
             Self::Unchecked => return None,
@@ -25,43 +26,47 @@ impl Partitioner {
     }
 }
 
-/// MurmurHash2, 32 bits, with the seed of the Java clients.
-fn murmur2(data: &[u8]) -> u32 {
+/// The 32-bit `MurmurHash2` with the seed of Kafka's `Utils.murmur2`.
+fn murmur2(key: &[u8]) -> u32 {
     const M: u32 = 0x5bd1_e995;
-    let length = u32::try_from(data.len()).unwrap_or(u32::MAX);
-    let mut hash = 0x9747_b28c ^ length;
-    let (words, tail) = data.as_chunks::<4>();
+    const SEED: u32 = 0x9747_b28c;
+    // Kafka's keys are shorter than 2 GiB.
+    #[allow(clippy::cast_possible_truncation)]
+    let mut hash = SEED ^ key.len() as u32;
+    let words = key.chunks_exact(4);
+    let rest = words.remainder();
     for word in words {
-        let mut k = u32::from_le_bytes(*word).wrapping_mul(M);
-        k ^= k >> 24;
-        hash = hash.wrapping_mul(M) ^ k.wrapping_mul(M);
+        let mut k = word
+            .iter()
+            .rev()
+            .fold(0, |k, &byte| k << 8 | u32::from(byte))
+            .wrapping_mul(M);
+        k = (k ^ (k >> 24)).wrapping_mul(M);
+        hash = hash.wrapping_mul(M) ^ k;
     }
-    if !tail.is_empty() {
-        for (i, &byte) in tail.iter().enumerate() {
-            hash ^= u32::from(byte) << (8 * i);
-        }
-        hash = hash.wrapping_mul(M);
+    if !rest.is_empty() {
+        let tail = rest.iter().rev().fold(0, |k, &b| k << 8 | u32::from(b));
+        hash = (hash ^ tail).wrapping_mul(M);
     }
-    hash ^= hash >> 13;
-    hash = hash.wrapping_mul(M);
+    hash = (hash ^ (hash >> 13)).wrapping_mul(M);
     hash ^ (hash >> 15)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use rdkafka::config::ClientConfig;
+    use proptest::prelude::*;
+    use rdkafka::ClientConfig;
     use rdkafka::consumer::{BaseConsumer, Consumer};
     use rdkafka::message::Message;
     use rdkafka::mocking::MockCluster;
     use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
-    use std::time::Duration;
+    use std::time::{Duration, Instant};
 
-    /// The values of Apache Kafka's own `UtilsTest.testMurmur2`.
     #[test]
-    fn murmur2_gives_what_the_java_clients_give() {
+    fn murmur2_gives_what_kafkas_own_tests_ask_for() {
         for (key, hash) in [
-            ("21", -973_932_308_i32),
+            ("21", -973_932_308),
             ("foobar", -790_332_482),
             ("a-little-bit-long-string", -985_981_536),
             ("a-little-bit-longer-string", -1_486_304_829),
@@ -73,55 +78,78 @@ mod tests {
         ] {
             assert_eq!(murmur2(key.as_bytes()).cast_signed(), hash, "{key}");
         }
+        let partition = Partitioner::Murmur2.partition(b"foobar", 1000);
+        assert_eq!(partition, Some((-790_332_482 & 0x7fff_ffff) % 1000));
     }
 
     #[test]
-    fn librdkafka_puts_every_key_where_we_expect_it() {
-        for (name, partitioner) in [
-            ("murmur2", Partitioner::Murmur2),
-            ("consistent", Partitioner::Consistent),
-        ] {
-            let cluster = MockCluster::new(1).unwrap();
-            cluster.create_topic("t", 7, 1).unwrap();
-            let servers = cluster.bootstrap_servers();
-            let producer: BaseProducer = ClientConfig::new()
-                .set("bootstrap.servers", &servers)
-                .set("partitioner", name)
-                .create()
-                .unwrap();
-            for i in 0..100 {
-                let key = "é".repeat(i % 5) + &"k".repeat(i % 9) + &i.to_string();
-                producer
-                    .send(BaseRecord::to("t").key(&key).payload(""))
-                    .unwrap();
-            }
-            producer.flush(Duration::from_secs(20)).unwrap();
-            let consumer: BaseConsumer = ClientConfig::new()
-                .set("bootstrap.servers", &servers)
-                .set("group.id", "g")
-                .create()
-                .unwrap();
-            let mut all = rdkafka::TopicPartitionList::new();
-            for p in 0..7 {
-                all.add_partition_offset("t", p, rdkafka::Offset::Beginning)
-                    .unwrap();
-            }
-            consumer.assign(&all).unwrap();
-            for _ in 0..100 {
-                let message = consumer.poll(Duration::from_secs(20)).unwrap().unwrap();
-                let key = message.key().unwrap();
-                assert_eq!(
-                    partitioner.partition(key, 7),
-                    Some(message.partition()),
-                    "{name}"
-                );
+    fn consistent_is_the_crc32_of_the_key() {
+        let partition = |count| Partitioner::Consistent.partition(b"123456789", count);
+        assert_eq!(partition(1000), i32::try_from(0xcbf4_3926_u32 % 1000).ok());
+    }
+
+    #[test]
+    fn without_partitions_or_knowledge_there_is_no_answer() {
+        assert_eq!(Partitioner::Unchecked.partition(b"ann", 8), None);
+        assert_eq!(Partitioner::Murmur2.partition(b"ann", 0), None);
+        assert_eq!(Partitioner::Consistent.partition(b"ann", -1), None);
+    }
+
+    proptest! {
+        #[test]
+        fn any_key_has_a_partition_below_the_count(key: Vec<u8>, count in 1..=i32::MAX) {
+            for by in [Partitioner::Murmur2, Partitioner::Consistent] {
+                let partition = by.partition(&key, count).unwrap();
+                prop_assert!((0..count).contains(&partition));
             }
         }
     }
 
+    /// What librdkafka chooses, seen at its own in-process broker.
     #[test]
-    fn an_unknown_partitioner_and_no_partitions_give_none() {
-        assert_eq!(Partitioner::Unchecked.partition(b"a", 3), None);
-        assert_eq!(Partitioner::Murmur2.partition(b"a", 0), None);
+    fn librdkafka_chooses_the_same_partitions() {
+        const COUNT: i32 = 7;
+        let keys: Vec<String> = (0..60)
+            .map(|n| "ä".repeat(n % 9) + &n.to_string())
+            .collect();
+        for (name, by) in [
+            ("murmur2", Partitioner::Murmur2),
+            ("consistent", Partitioner::Consistent),
+            ("consistent_random", Partitioner::Consistent),
+        ] {
+            let cluster = MockCluster::new(1).unwrap();
+            cluster.create_topic("in", COUNT, 1).unwrap();
+            let mut client = ClientConfig::new();
+            client.set("bootstrap.servers", cluster.bootstrap_servers());
+            client.set("group.id", "group");
+            client.set("auto.offset.reset", "earliest");
+            let producer: BaseProducer = client.clone().set("partitioner", name).create().unwrap();
+            for key in &keys {
+                let record = BaseRecord::to("in").key(key).payload("");
+                producer.send(record).unwrap();
+            }
+            producer.flush(Duration::from_secs(20)).unwrap();
+            let consumer: BaseConsumer = client.create().unwrap();
+            let mut all = rdkafka::TopicPartitionList::new();
+            all.add_partition_range("in", 0, COUNT - 1);
+            all.set_all_offsets(rdkafka::Offset::Beginning).unwrap();
+            consumer.assign(&all).unwrap();
+            let until = Instant::now() + Duration::from_secs(30);
+            let mut seen = 0;
+            while seen < keys.len() {
+                assert!(Instant::now() < until, "{name}: {seen} of {}", keys.len());
+                let Some(message) = consumer.poll(Duration::from_millis(200)) else {
+                    continue;
+                };
+                let message = message.unwrap();
+                let key = message.key().unwrap();
+                assert_eq!(
+                    by.partition(key, COUNT),
+                    Some(message.partition()),
+                    "{name}"
+                );
+                seen += 1;
+            }
+        }
     }
 }

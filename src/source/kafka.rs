@@ -1,9 +1,10 @@
 //! The polling thread: one consumer, polled without a pause whatever the rest of the pipeline does.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, TryRecvError, channel};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rdkafka::config::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerGroupMetadata};
@@ -21,8 +22,13 @@ const POLL: Duration = Duration::from_millis(20);
 /// How long a seek may take; it is answered by the client's own threads.
 const SEEK: Duration = Duration::from_secs(10);
 
+/// One question for the topic; a source that is dropped meanwhile waits so long at most.
+const ASK: Duration = Duration::from_secs(1);
+/// How long a topic may be unknown before it counts as missing: a new one does not reach every broker at once.
+const UNKNOWN: Duration = Duration::from_secs(3);
+
 enum Command {
-    Ready(Vec<i32>),
+    Ready(Vec<(i32, i64)>),
     Pause(Paused),
 }
 
@@ -35,7 +41,10 @@ pub enum Paused {
     No,
 }
 
-/// A consumer group member on a thread of its own. Dropping it leaves the group; so does the receiver's end.
+/// A consumer group member on a thread of its own.
+///
+/// Dropping it leaves the group, without a message and without waiting for an acknowledgement: commit what is to be
+/// committed before. The receiver's end stops the thread, but only the drop leaves the group.
 pub struct Kafka<D: Send + 'static> {
     consumer: Arc<BaseConsumer<Context<D>>>,
     commands: Option<std::sync::mpsc::Sender<Command>>,
@@ -67,9 +76,6 @@ impl<D: Send + 'static> Kafka<D> {
         let consumer: BaseConsumer<Context<D>> = client
             .create_with_context(Context::new(config.clone(), out))
             .map_err(Error::kafka("making the consumer"))?;
-        consumer
-            .subscribe(&[&config.topic])
-            .map_err(Error::kafka(format!("subscribing to {}", config.topic)))?;
         let consumer = Arc::new(consumer);
         let (commands, inbox) = channel();
         let reader = Reader {
@@ -92,8 +98,8 @@ impl<D: Send + 'static> Kafka<D> {
         })
     }
 
-    /// The partitions' views are restored: their records may flow.
-    pub fn ready(&self, partitions: Vec<i32>) {
+    /// The partitions' views are restored: their records may flow, each from the offset given.
+    pub fn ready(&self, partitions: Vec<(i32, i64)>) {
         self.command(Command::Ready(partitions));
     }
 
@@ -118,6 +124,7 @@ impl<D: Send + 'static> Kafka<D> {
 
 impl<D: Send + 'static> Drop for Kafka<D> {
     fn drop(&mut self) {
+        self.consumer.client().context().close();
         self.commands = None;
         if let Some(thread) = self.thread.take() {
             let _ = thread.join();
@@ -136,6 +143,14 @@ impl<D: Send + 'static, F: FnMut(i32, i64, Option<i64>, Record) -> D> Reader<D, 
     fn run(mut self, inbox: &Receiver<Command>) {
         let consumer = Arc::clone(&self.consumer);
         let context = Arc::clone(consumer.client().context());
+        match self.join(&context, inbox) {
+            Ok(true) => {}
+            Ok(false) => return,
+            Err(error) => {
+                context.tell(Message::Failed(error));
+                return;
+            }
+        }
         loop {
             match inbox.try_recv() {
                 Ok(command) => {
@@ -165,6 +180,50 @@ impl<D: Send + 'static, F: FnMut(i32, i64, Option<i64>, Record) -> D> Reader<D, 
         }
     }
 
+    /// Subscribes once the topic is known to exist; whether to go on. Under `group.protocol=consumer` a subscription to a
+    /// missing topic is an empty assignment and no error, so it is asked for.
+    fn join(&self, context: &Context<D>, inbox: &Receiver<Command>) -> Result<bool, Error> {
+        let topic = self.topic.as_str();
+        let begun = Instant::now();
+        // Nothing is assigned yet, so the only news is that the source is dropped.
+        while !matches!(inbox.try_recv(), Err(TryRecvError::Disconnected)) {
+            let answer = self.consumer.fetch_metadata(Some(topic), ASK);
+            let fault = answer
+                .as_ref()
+                .map(|a| a.topics().first().and_then(|t| t.error()));
+            match fault.map(|f| f.map(RDKafkaErrorCode::from)) {
+                Ok(None) => {
+                    return self
+                        .consumer
+                        .subscribe(&[topic])
+                        .map(|()| true)
+                        .map_err(Error::kafka(format!("subscribing to {topic}")));
+                }
+                Ok(Some(RDKafkaErrorCode::UnknownTopicOrPartition)) => {
+                    if begun.elapsed() > UNKNOWN {
+                        return Err(Error::MissingTopic {
+                            topic: topic.to_owned(),
+                        });
+                    }
+                }
+                Ok(Some(RDKafkaErrorCode::LeaderNotAvailable)) => {}
+                Ok(Some(code)) => {
+                    return Err(Error::kafka(format!("asking for topic {topic}"))(
+                        KafkaError::MetadataFetch(code),
+                    ));
+                }
+                Err(error) => tracing::warn!(%error, "Kafka is not answering; still trying"),
+            }
+            // Refused credentials and the like are told here and not in the answer.
+            if let Some(Err(error)) = self.consumer.poll(POLL * 5)
+                && !self.told(context, error)
+            {
+                return Ok(false);
+            }
+        }
+        Ok(false)
+    }
+
     /// Takes a record up; whether the batch is full.
     fn take(&mut self, context: &Context<D>, message: &BorrowedMessage<'_>) -> bool {
         let (partition, offset) = (message.partition(), message.offset());
@@ -189,13 +248,14 @@ impl<D: Send + 'static, F: FnMut(i32, i64, Option<i64>, Record) -> D> Reader<D, 
     fn told(&self, context: &Context<D>, error: KafkaError) -> bool {
         match error {
             KafkaError::PartitionEOF(partition) => {
-                let open = matches!(context.state().flows.get(&partition), Some(Flow::Open(_)));
-                match open.then(|| self.end(partition)).flatten() {
-                    Some(position) => context.tell(Message::End {
+                let flow = context.state().flows.get(&partition).copied();
+                match flow {
+                    Some(Flow::Open(next)) => context.tell(Message::End {
                         partition,
-                        position,
+                        // Before the first record there is no position, only the start.
+                        position: self.position(partition).map_or(next, |p| p.max(next)),
                     }),
-                    None => true,
+                    _ => true,
                 }
             }
             // librdkafka goes on trying by itself after these, and says so in its log.
@@ -214,6 +274,14 @@ impl<D: Send + 'static, F: FnMut(i32, i64, Option<i64>, Record) -> D> Reader<D, 
                 tracing::warn!(%error, "Kafka is not answering as it should; still trying");
                 true
             }
+            KafkaError::MessageConsumption(
+                RDKafkaErrorCode::UnknownTopicOrPartition | RDKafkaErrorCode::UnknownTopic,
+            ) => {
+                context.tell(Message::Failed(Error::MissingTopic {
+                    topic: self.topic.clone(),
+                }));
+                false
+            }
             other => {
                 context.tell(Message::Failed(Error::Kafka {
                     doing: format!("reading {}", self.topic),
@@ -225,7 +293,7 @@ impl<D: Send + 'static, F: FnMut(i32, i64, Option<i64>, Record) -> D> Reader<D, 
     }
 
     /// The consumer's position; `None` where nothing was read yet.
-    fn end(&self, partition: i32) -> Option<i64> {
+    fn position(&self, partition: i32) -> Option<i64> {
         let position = self.consumer.position().ok()?;
         match position.find_partition(&self.topic, partition)?.offset() {
             Offset::Offset(offset) => Some(offset),
@@ -238,10 +306,10 @@ impl<D: Send + 'static, F: FnMut(i32, i64, Option<i64>, Record) -> D> Reader<D, 
         match command {
             Command::Ready(partitions) => {
                 let mut at = TopicPartitionList::new();
-                for partition in partitions {
+                for (partition, start) in partitions {
                     // A partition that was revoked in the meantime is no longer held.
                     let flow = context.state().flows.get(&partition).copied();
-                    if let Some(Flow::Held(start)) = flow {
+                    if flow == Some(Flow::Held) {
                         at.add_partition_offset(&self.topic, partition, Offset::Offset(start))
                             .map_err(Error::kafka("opening a partition"))?;
                     }
@@ -296,12 +364,17 @@ impl<D: Send + 'static, F: FnMut(i32, i64, Option<i64>, Record) -> D> Reader<D, 
 
 /// The record's own bytes, copied out of librdkafka's buffer.
 pub(super) fn record(message: &BorrowedMessage<'_>) -> Record {
-    let headers = message.headers().map_or_else(Vec::new, |headers| {
-        headers
-            .iter()
-            .map(|h| (h.key.into(), h.value.map(Into::into)))
-            .collect()
-    });
+    // rdkafka panics on a header whose name is not UTF-8. One such record must not stop the stream: it goes on without
+    // its headers, and says so in one of ours.
+    let headers = catch_unwind(AssertUnwindSafe(|| {
+        message.headers().map_or_else(Vec::new, |headers| {
+            headers
+                .iter()
+                .map(|h| (h.key.into(), h.value.map(Into::into)))
+                .collect()
+        })
+    }))
+    .unwrap_or_else(|_| vec![("limn-headers".into(), Some(b"unreadable"[..].into()))]);
     Record {
         key: message.key().map(Into::into),
         value: message.payload().map(Into::into),
@@ -317,6 +390,7 @@ mod tests {
     use crate::source::{Assigned, Start, Wanted, restore};
     use rdkafka::mocking::MockCluster;
     use rdkafka::producer::{BaseProducer, BaseRecord, DefaultProducerContext, Producer as _};
+    use std::sync::atomic::AtomicBool;
     use tokio::sync::mpsc;
 
     fn filled(
@@ -377,7 +451,7 @@ mod tests {
         let mut sorted = assigned;
         sorted.sort_by_key(|a| a.partition);
         assert_eq!(sorted, [start(0), start(1)]);
-        source.ready(vec![0, 1]);
+        source.ready(vec![(0, 0), (1, 0)]);
         let mut read = Vec::new();
         loop {
             match messages.blocking_recv().unwrap() {
@@ -419,6 +493,7 @@ mod tests {
             &properties,
             &[want(0, 0), want(1, 20)],
             Duration::from_secs(20),
+            &AtomicBool::new(false),
             |_, partition, offset, _| {
                 read.push((partition, offset));
                 Ok(())
@@ -434,6 +509,7 @@ mod tests {
             &properties,
             &[want(1, 26)],
             Duration::from_secs(20),
+            &AtomicBool::new(false),
             |_, partition, offset, _| {
                 read.push((partition, offset));
                 Ok(())

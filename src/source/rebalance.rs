@@ -4,7 +4,8 @@
 //! assignment stands behind every record that was read before it.
 
 use std::collections::HashMap;
-use std::sync::mpsc::sync_channel;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{RecvTimeoutError, sync_channel};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -14,14 +15,20 @@ use rdkafka::error::KafkaError;
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use rdkafka::types::RDKafkaRespErr;
 use tokio::sync::mpsc::Sender;
+use tokio::sync::mpsc::error::TrySendError;
 
 use super::{Assigned, Config, Error, Message, Read, Start};
+
+/// How often a full channel is tried again.
+const FULL: Duration = Duration::from_millis(1);
+/// How often it is looked whether the source is being dropped while an acknowledgement is waited for.
+const CLOSING: Duration = Duration::from_millis(20);
 
 /// How far a partition is open to its reader.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Flow {
-    /// Assigned, but its view is being restored: reading begins at this offset, once it may.
-    Held(i64),
+    /// Assigned, but its view is being restored.
+    Held,
     /// Records from this offset on are passed on.
     Open(i64),
 }
@@ -37,6 +44,7 @@ pub(super) struct Context<D> {
     config: Config,
     out: Sender<Message<D>>,
     state: Mutex<State<D>>,
+    closing: AtomicBool,
 }
 
 impl<D: Send + 'static> Context<D> {
@@ -50,6 +58,7 @@ impl<D: Send + 'static> Context<D> {
             config,
             out,
             state: Mutex::new(state),
+            closing: AtomicBool::new(false),
         }
     }
 
@@ -57,15 +66,34 @@ impl<D: Send + 'static> Context<D> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// The source is being dropped: from now on nobody is told anything, and nothing waits for an answer.
+    pub(super) fn close(&self) {
+        self.closing.store(true, Ordering::Release);
+    }
+
     /// Passes a message on behind the records read so far; false where nobody listens any more.
     pub(super) fn tell(&self, message: Message<D>) -> bool {
-        self.flush() && self.out.blocking_send(message).is_ok()
+        self.flush() && self.send(message)
+    }
+
+    /// Waits for room, but not beyond the source's end: its owner may be the one who would have made it. The last
+    /// callbacks run on the thread that drops the source, where a runtime forbids blocking; so it is not tokio that waits.
+    fn send(&self, mut message: Message<D>) -> bool {
+        while !self.closing.load(Ordering::Acquire) {
+            match self.out.try_send(message) {
+                Ok(()) => return true,
+                Err(TrySendError::Closed(_)) => return false,
+                Err(TrySendError::Full(back)) => message = back,
+            }
+            std::thread::sleep(FULL);
+        }
+        false
     }
 
     /// Passes the records read so far on; false where nobody listens any more.
     pub(super) fn flush(&self) -> bool {
         let batch = std::mem::take(&mut self.state().batch);
-        batch.is_empty() || self.out.blocking_send(Message::Records(batch)).is_ok()
+        batch.is_empty() || self.send(Message::Records(batch))
     }
 
     fn assigned(&self, consumer: &BaseConsumer<Self>, gained: &TopicPartitionList) {
@@ -86,7 +114,7 @@ impl<D: Send + 'static> Context<D> {
             // partition is opened, with a seek, records of it are dropped by the reader.
             self.state()
                 .flows
-                .extend(assigned.iter().map(|a| (a.partition, Flow::Held(a.start))));
+                .extend(assigned.iter().map(|a| (a.partition, Flow::Held)));
             Ok(assigned)
         });
         match result {
@@ -179,13 +207,15 @@ impl<D: Send + 'static> Context<D> {
             state.batch.retain(|r| !partitions.contains(&r.partition));
             state.flows.retain(|p, _| !partitions.contains(p));
         }
-        // The owner of the state acknowledges, or is gone, which drops the sender: either way this returns.
+        // The owner of the state acknowledges, or is gone, which drops the sender, or drops the source: this returns.
         if self.tell(Message::Revoked {
             partitions,
             lost,
             done,
         }) {
-            let _ = acknowledged.recv();
+            while acknowledged.recv_timeout(CLOSING) == Err(RecvTimeoutError::Timeout)
+                && !self.closing.load(Ordering::Acquire)
+            {}
         }
         let result = match consumer.rebalance_protocol() {
             RebalanceProtocol::Cooperative => consumer.incremental_unassign(given_up),

@@ -1,13 +1,15 @@
 //! Reading partitions of a topic of ours from a position to their end, before the first event is folded.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use rdkafka::config::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, Consumer};
-use rdkafka::error::KafkaError;
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::Message as _;
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
+use rdkafka::types::RDKafkaRespErr;
 
 use super::Error;
 use super::kafka::record;
@@ -47,6 +49,7 @@ pub fn restore<E: From<Error>>(
     properties: &[(String, String)],
     wanted: &[Wanted],
     wait: Duration,
+    cancelled: &AtomicBool,
     mut each: impl FnMut(&str, i32, i64, Record) -> Result<(), E>,
 ) -> Result<HashMap<(String, i32), Restored>, E> {
     let until = Instant::now() + wait;
@@ -55,7 +58,7 @@ pub fn restore<E: From<Error>>(
         client(properties, "read_committed")?,
     );
     let mut done = HashMap::new();
-    let mut open = TopicPartitionList::new();
+    let mut open: BTreeMap<&str, TopicPartitionList> = BTreeMap::new();
     for Wanted {
         topic,
         partition,
@@ -73,6 +76,7 @@ pub fn restore<E: From<Error>>(
             if stable >= end {
                 break;
             }
+            stop_if(cancelled)?;
             if Instant::now() > until {
                 return Err(Error::Kafka {
                     doing: format!("waiting for open transactions on {topic}[{partition}]"),
@@ -86,43 +90,87 @@ pub fn restore<E: From<Error>>(
         let next = if began_anew { low } else { (*from).max(low) };
         done.insert((topic.clone(), *partition), Restored { next, began_anew });
         if next < end {
-            open.add_partition_offset(topic, *partition, Offset::Offset(next))
+            open.entry(topic)
+                .or_default()
+                .add_partition_offset(topic, *partition, Offset::Offset(next))
                 .map_err(Error::kafka(doing()))?;
         }
     }
-    let mut left = open.count();
-    if left == 0 {
-        return Ok(done);
-    }
-    committed
-        .assign(&open)
-        .map_err(Error::kafka("reading topics back"))?;
-    let mut heard = Instant::now();
-    while left > 0 {
-        match committed.poll(Duration::from_millis(100)) {
-            Some(Ok(message)) => {
-                heard = Instant::now();
-                let (partition, offset) = (message.partition(), message.offset());
-                each(message.topic(), partition, offset, record(&message))?;
-                if let Some(r) = done.get_mut(&(message.topic().to_owned(), partition)) {
-                    r.next = offset + 1;
+    for (topic, from) in open {
+        // One topic at a time, each with a client of its own: the end of a partition is told without its topic, and
+        // again for each time that the end is reached.
+        let reader = client(properties, "read_committed")?;
+        let doing = || format!("reading {topic} back");
+        reader.assign(&from).map_err(Error::kafka(doing()))?;
+        let mut ended = HashSet::new();
+        let mut heard = Instant::now();
+        while ended.len() < from.count() {
+            stop_if(cancelled)?;
+            match reader.poll(Duration::from_millis(100)) {
+                Some(Ok(message)) => {
+                    heard = Instant::now();
+                    let (partition, offset) = (message.partition(), message.offset());
+                    each(topic, partition, offset, record(&message))?;
+                    if let Some(r) = done.get_mut(&(topic.to_owned(), partition)) {
+                        r.next = offset + 1;
+                    }
                 }
-            }
-            // The stable offset was at the end asked for before this consumer fetched anything, so the end of the
-            // partition, as it sees it, lies there or behind. What is committed meanwhile is of no former owner.
-            Some(Err(KafkaError::PartitionEOF(_))) => left -= 1,
-            Some(Err(error)) => return Err(Error::kafka("reading topics back")(error).into()),
-            None if heard.elapsed() > wait => {
-                return Err(Error::Kafka {
-                    doing: "reading topics back".to_owned(),
-                    reason: format!("no answer for {wait:?}"),
+                // The stable offset was at the end asked for before this consumer fetched anything, so the end of the
+                // partition, as it sees it, lies there or behind. What is committed meanwhile is of no former owner.
+                Some(Err(KafkaError::PartitionEOF(partition))) => {
+                    ended.insert(partition);
                 }
-                .into());
+                Some(Err(error)) => return Err(Error::kafka(doing())(error).into()),
+                None if heard.elapsed() > wait => {
+                    return Err(Error::Kafka {
+                        doing: doing(),
+                        reason: format!("no answer for {wait:?}"),
+                    }
+                    .into());
+                }
+                None => {}
             }
-            None => {}
         }
     }
     Ok(done)
+}
+
+fn stop_if(cancelled: &AtomicBool) -> Result<(), Error> {
+    if cancelled.load(Ordering::Relaxed) {
+        return Err(Error::Kafka {
+            doing: "reading topics back".to_owned(),
+            reason: "given up: the partitions were revoked".to_owned(),
+        });
+    }
+    Ok(())
+}
+
+/// How many partitions a topic has.
+///
+/// # Errors
+/// [`Error::Missing`] where there is no such topic, [`Error::Kafka`] where the brokers do not answer.
+pub fn partitions(
+    properties: &[(String, String)],
+    topic: &str,
+    wait: Duration,
+) -> Result<i32, Error> {
+    let doing = || format!("asking for the partitions of {topic}");
+    let metadata = client(properties, "read_committed")?
+        .fetch_metadata(Some(topic), wait)
+        .map_err(Error::kafka(doing()))?;
+    let found = metadata.topics().iter().find(|t| t.name() == topic);
+    match found.map(|t| (t.error(), t.partitions().len())) {
+        Some((None, count)) if count > 0 => Ok(i32::try_from(count).unwrap_or(i32::MAX)),
+        None | Some((None | Some(RDKafkaRespErr::RD_KAFKA_RESP_ERR_UNKNOWN_TOPIC_OR_PART), _)) => {
+            Err(Error::MissingTopic {
+                topic: topic.to_owned(),
+            })
+        }
+        Some((Some(error), _)) => Err(Error::Kafka {
+            doing: doing(),
+            reason: RDKafkaErrorCode::from(error).to_string(),
+        }),
+    }
 }
 
 fn client(properties: &[(String, String)], isolation: &str) -> Result<BaseConsumer, Error> {

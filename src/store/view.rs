@@ -29,8 +29,8 @@ pub struct ViewBatch {
     pub changes: Vec<Change>,
     /// For each partition touched, how far the profiles topic is now applied.
     pub positions: Vec<(i32, Applied)>,
-    /// For each partition touched, its encoded checkpoint.
-    pub checkpoints: Vec<(i32, Vec<u8>)>,
+    /// For each partition touched, the next offset of the checkpoints partition to read, and the encoded checkpoint.
+    pub checkpoints: Vec<(i32, i64, Vec<u8>)>,
 }
 
 /// Profiles by input partition and user.
@@ -86,12 +86,18 @@ impl View {
         }))
     }
 
-    /// The last checkpoint of a partition as it was encoded.
+    /// The next offset of the checkpoints partition to read, and the last checkpoint as it was encoded.
     ///
     /// # Errors
     /// [`Error::Torn`] where the value does not match its checksum.
-    pub fn checkpoint(&self, partition: i32) -> Result<Option<Vec<u8>>, Error> {
-        self.read(&key(b'c', partition))
+    pub fn checkpoint(&self, partition: i32) -> Result<Option<(i64, Vec<u8>)>, Error> {
+        let Some(bytes) = self.read(&key(b'c', partition))? else {
+            return Ok(None);
+        };
+        let (next, checkpoint) = bytes
+            .split_first_chunk::<8>()
+            .ok_or_else(|| Error::Torn(format!("checkpoint of partition {partition}")))?;
+        Ok(Some((i64::from_be_bytes(*next), checkpoint.to_vec())))
     }
 
     /// Applies a batch: all of it, or nothing. The positions are part of it, so the view is never ahead of what its
@@ -107,8 +113,10 @@ impl View {
             bytes.extend_from_slice(&applied.at_ms.to_be_bytes());
             put(&key(b'p', *partition), &bytes);
         }
-        for (partition, checkpoint) in &batch.checkpoints {
-            put(&key(b'c', *partition), checkpoint);
+        for (partition, next, checkpoint) in &batch.checkpoints {
+            let mut bytes = next.to_be_bytes().to_vec();
+            bytes.extend_from_slice(checkpoint);
+            put(&key(b'c', *partition), &bytes);
         }
         for change in &batch.changes {
             let current = current_key(change.partition, &change.user);
@@ -145,6 +153,20 @@ impl View {
             }
         }
         Ok(())
+    }
+
+    /// The partitions that something is kept of.
+    ///
+    /// # Errors
+    /// [`Error::Io`] or [`Error::Torn`] from sled.
+    pub fn partitions(&self) -> Result<Vec<i32>, Error> {
+        let mut partitions = Vec::new();
+        for entry in self.tree.scan_prefix(b"p") {
+            if let Some(number) = entry?.0.get(1..).and_then(|n| n.try_into().ok()) {
+                partitions.push(i32::from_be_bytes(number));
+            }
+        }
+        Ok(partitions)
     }
 
     /// Every current state of a partition as it was encoded, by user.
@@ -258,11 +280,12 @@ mod tests {
         };
         view.apply(&ViewBatch {
             positions: vec![(1, at), (2, at)],
-            checkpoints: vec![(1, b"c".to_vec())],
+            checkpoints: vec![(1, 7, b"c".to_vec())],
             ..ViewBatch::default()
         })
         .unwrap();
         assert_eq!(view.position(1).unwrap(), Some(at));
+        assert_eq!(view.checkpoint(1).unwrap(), Some((7, b"c".to_vec())));
         view.clear(1).unwrap();
         assert_eq!(view.position(1).unwrap(), None);
         assert_eq!(view.checkpoint(1).unwrap(), None);

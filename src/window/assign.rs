@@ -1,334 +1,266 @@
-//! Which window an event belongs to, and the windows that are open.
+//! Which of a user's open windows an event belongs to.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
-use std::sync::Arc;
+use std::collections::VecDeque;
 
-use super::{CloseReason, Closed, Config, Kind, ms};
+use super::bag::Bag;
+use super::{Config, Kind, millis};
 use crate::event::Event;
 
-/// What an open window costs beside its events' bytes: its own fields, the user's entry, the timers.
-const WINDOW_BYTES: usize = 200;
-
-#[derive(Debug)]
-struct Open {
-    id: u64,
-    /// The first event time that belongs here.
-    start: i64,
-    /// Session: the last event time in it. Tumbling: not used.
-    last: i64,
-    /// The watermark closes it from here on.
-    end: i64,
-    tokens: u32,
-    bytes: usize,
-    lowest: i64,
-    events: Vec<Event>,
+/// An open window.
+#[derive(Debug, Clone)]
+pub(super) struct Open {
+    /// The span: all of a tumbling window, or a session's first to last event time. The spans of a user never overlap.
+    pub(super) first: i64,
+    /// The last millisecond of the span.
+    pub(super) last: i64,
+    /// Steady time at which it was opened.
+    pub(super) opened: i64,
+    /// The lowest offset in it.
+    pub(super) lowest: i64,
+    /// Tokens of all its events.
+    pub(super) tokens: u64,
+    /// Its events as they came.
+    pub(super) events: Bag,
 }
 
-/// What moves a session's end: its gap, and the user that its timer names.
-type Timer = (i64, Arc<str>);
+impl Open {
+    /// Without events yet.
+    pub(super) fn new(first: i64, last: i64, opened: i64) -> Self {
+        Self {
+            first,
+            last,
+            opened,
+            lowest: i64::MAX,
+            tokens: 0,
+            events: Bag::default(),
+        }
+    }
 
-/// The open windows of a partition. Nothing is kept of a user without one.
-#[derive(Debug)]
+    /// Estimate of the memory that it costs.
+    pub(super) fn bytes(&self) -> usize {
+        size_of::<Self>() + 16 + self.events.bytes()
+    }
+
+    /// Takes an event in at time `at`.
+    pub(super) fn push(&mut self, event: &Event, at: i64) {
+        self.first = self.first.min(at);
+        self.last = self.last.max(at);
+        self.lowest = self.lowest.min(event.offset);
+        self.tokens = self.tokens.saturating_add(event.tokens.into());
+        self.events.push(event);
+    }
+
+    /// Takes another window of the user in.
+    pub(super) fn absorb(&mut self, other: &Self) {
+        self.first = self.first.min(other.first);
+        self.last = self.last.max(other.last);
+        self.opened = self.opened.min(other.opened);
+        self.lowest = self.lowest.min(other.lowest);
+        self.tokens = self.tokens.saturating_add(other.tokens);
+        self.events.append(&other.events);
+    }
+}
+
+/// Where an event goes among a user's windows, which stand in the order of their spans.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Place {
+    /// Into the window at this index, which its time may lengthen.
+    Join(usize),
+    /// Between this one and the next, which become one.
+    Bridge(usize),
+    /// Into a new window at this index, with this span.
+    New(usize, i64, i64),
+}
+
+/// The configured kind and limits, in the units they are compared in.
+#[derive(Debug, Clone)]
 pub(super) struct Assigner {
-    config: Arc<Config>,
-    /// Each user's open windows by start.
-    users: HashMap<Arc<str>, Vec<Open>>,
-    by_end: BTreeMap<(i64, u64), Arc<str>>,
-    /// When windows were opened, by the running clock, oldest first; closed ones stay until they come to the front, or
-    /// until they are the most.
-    by_age: VecDeque<(i64, u64, Arc<str>)>,
-    next_id: u64,
-    bytes: usize,
+    /// How far behind a window's last millisecond its end is.
+    reach: i64,
+    shape: Shape,
+    max_events: usize,
+    max_tokens: Option<u64>,
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Shape {
+    Tumbling { size: i64 },
+    Session { max_duration: i64 },
 }
 
 impl Assigner {
-    pub(super) fn new(config: Arc<Config>) -> Self {
+    /// A length or a gap below a millisecond counts as one, a limit of no events as one event.
+    pub(super) fn new(config: &Config) -> Self {
+        let (reach, shape) = match config.kind {
+            Kind::Tumbling { size } => {
+                let size = millis(size).max(1);
+                (1, Shape::Tumbling { size })
+            }
+            Kind::Session { gap, max_duration } => {
+                let max_duration = millis(max_duration);
+                (millis(gap).max(1), Shape::Session { max_duration })
+            }
+        };
         Self {
-            config,
-            users: HashMap::new(),
-            by_end: BTreeMap::new(),
-            by_age: VecDeque::new(),
-            next_id: 0,
-            bytes: 0,
+            reach,
+            shape,
+            max_events: config.max_events.max(1),
+            max_tokens: config.max_tokens.map(u64::from),
         }
     }
 
-    pub(super) fn len(&self) -> usize {
-        self.by_end.len()
+    /// The watermark that closes a window: the end of a tumbling one, a gap after the last event of a session.
+    pub(super) fn end(&self, window: &Open) -> i64 {
+        window.last.saturating_add(self.reach)
     }
 
-    pub(super) fn bytes(&self) -> usize {
-        self.bytes
+    /// Whether a window with so many events is full.
+    pub(super) fn full(&self, events: usize) -> bool {
+        events >= self.max_events
     }
 
-    pub(super) fn lowest(&self, user: &str) -> Option<i64> {
-        self.users.get(user)?.iter().map(|w| w.lowest).min()
+    /// Whether a window with so many tokens is full.
+    pub(super) fn full_of_tokens(&self, tokens: u64) -> bool {
+        self.max_tokens.is_some_and(|max| tokens >= max)
     }
 
-    /// Puts an event into the window that holds the time `placed`, or opens one.
-    pub(super) fn insert(
-        &mut self,
-        user: &str,
-        event: Event,
-        placed: i64,
-        now: i64,
-        closed: &mut Vec<Closed>,
-    ) {
-        let (max_tokens, max_events) = (self.config.max_tokens, self.config.max_events.max(1));
-        let mut home = self.home(user, placed);
-        if let (Some(id), Some(most)) = (home, max_tokens)
-            && let Some(window) = self.find(user, id)
-            && window.tokens.saturating_add(event.tokens) > most
+    /// Whether so many more tokens are more than a window may hold.
+    pub(super) fn overflows(&self, window: &Open, tokens: u32) -> bool {
+        let sum = window.tokens.saturating_add(tokens.into());
+        self.max_tokens.is_some_and(|max| sum > max)
+    }
+
+    /// Places an event of `tokens` that takes part at time `at`.
+    ///
+    /// A window whose span holds the time takes it. A session also takes what is less than `gap` outside its span, as long
+    /// as that does not make it longer than `max_duration`; an event that near to two sessions makes them one if every
+    /// limit allows it, else it joins the earlier one, else the later one, else it opens a session of its own.
+    pub(super) fn place(&self, windows: &VecDeque<Open>, at: i64, tokens: u32) -> Place {
+        // `next` is the first window that begins after the event, so that the one before it is the last that does not.
+        let next = windows.partition_point(|w| w.first <= at);
+        let before = next.checked_sub(1).map(|index| (index, &windows[index]));
+        if let Some((index, w)) = before
+            && at <= w.last
         {
-            self.close(user, id, CloseReason::Tokens, closed);
-            home = None;
+            return Place::Join(index);
         }
-        let id = match home {
-            Some(id) => id,
-            None => self.begin(user, placed, now),
-        };
-        let Some((window, timers)) = self.find_mut(user, id) else {
-            return;
-        };
-        let bytes = event.bytes() + size_of::<Event>();
-        window.tokens = window.tokens.saturating_add(event.tokens);
-        window.bytes += bytes;
-        window.lowest = window.lowest.min(event.offset);
-        window.events.push(event);
-        if let Some((gap, user)) = timers {
-            window.start = window.start.min(placed);
-            window.last = window.last.max(placed);
-            let end = window.last.saturating_add(gap);
-            if end != window.end {
-                let old = (window.end, id);
-                window.end = end;
-                self.by_end.remove(&old);
-                self.by_end.insert((end, id), user);
+        match self.shape {
+            Shape::Tumbling { size } => {
+                let (first, last) = stretch(at, size);
+                Place::New(next, first, last)
             }
-        }
-        self.bytes += bytes;
-        let id = self.merge(user, id);
-        if let Some(window) = self.find(user, id) {
-            if window.events.len() >= max_events {
-                self.close(user, id, CloseReason::Events, closed);
-            } else if max_tokens.is_some_and(|most| window.tokens >= most) {
-                self.close(user, id, CloseReason::Tokens, closed);
+            Shape::Session { max_duration } => {
+                let short = |first: i64, last: i64| last.saturating_sub(first) <= max_duration;
+                let before = before.filter(|(_, w)| at.saturating_sub(w.last) < self.reach);
+                let after = windows
+                    .get(next)
+                    .filter(|w| w.first.saturating_sub(at) < self.reach);
+                match (before, after) {
+                    (Some((index, a)), Some(b))
+                        if short(a.first, b.last) && self.fit(a, b, tokens) =>
+                    {
+                        Place::Bridge(index)
+                    }
+                    (Some((index, a)), _) if short(a.first, at) => Place::Join(index),
+                    (_, Some(b)) if short(at, b.last) => Place::Join(next),
+                    _ => Place::New(next, at, at),
+                }
             }
         }
     }
 
-    /// The open window that an event of this time joins.
-    fn home(&self, user: &str, placed: i64) -> Option<u64> {
-        let windows = self.users.get(user)?;
-        let window = match self.config.kind {
-            Kind::Tumbling { size } => {
-                let start = aligned(placed, ms(size));
-                windows.iter().find(|w| w.start == start)
-            }
-            Kind::Session { gap, max_duration } => windows.iter().find(|w| {
-                let (gap, longest) = (ms(gap), ms(max_duration));
-                let (start, last) = (w.start.min(placed), w.last.max(placed));
-                placed < w.last.saturating_add(gap)
-                    && w.start < placed.saturating_add(gap)
-                    && last.saturating_sub(start) <= longest
-            }),
-        };
-        window.map(|w| w.id)
-    }
-
-    fn begin(&mut self, user: &str, placed: i64, now: i64) -> u64 {
-        let user: Arc<str> = match self.users.get_key_value(user) {
-            Some((user, _)) => Arc::clone(user),
-            None => user.into(),
-        };
-        let (start, end) = match self.config.kind {
-            Kind::Tumbling { size } => {
-                let start = aligned(placed, ms(size));
-                (start, start.saturating_add(ms(size).max(1)))
-            }
-            Kind::Session { gap, .. } => (placed, placed.saturating_add(ms(gap))),
-        };
-        let id = self.next_id;
-        self.next_id += 1;
-        self.by_end.insert((end, id), Arc::clone(&user));
-        self.by_age.push_back((now, id, Arc::clone(&user)));
-        if self.by_age.len() > 2 * self.by_end.len() + 64 {
-            let users = &self.users;
-            self.by_age.retain(|(_, old, user)| {
-                *old == id
-                    || users
-                        .get(user)
-                        .is_some_and(|w| w.iter().any(|w| w.id == *old))
-            });
-        }
-        self.bytes += WINDOW_BYTES + user.len();
-        let windows = self.users.entry(user).or_default();
-        let at = windows.partition_point(|w| w.start <= start);
-        windows.insert(
-            at,
-            Open {
-                id,
-                start,
-                last: placed,
-                end,
-                tokens: 0,
-                bytes: 0,
-                lowest: i64::MAX,
-                events: Vec::new(),
-            },
-        );
-        id
-    }
-
-    /// An event between two sessions makes them one, where the limits let it. Returns the window that holds the event.
-    fn merge(&mut self, user: &str, id: u64) -> u64 {
-        let Kind::Session { gap, max_duration } = self.config.kind else {
-            return id;
-        };
-        let (gap, longest) = (ms(gap), ms(max_duration));
-        let (max_events, max_tokens) = (self.config.max_events, self.config.max_tokens);
-        let Some(windows) = self.users.get_mut(user) else {
-            return id;
-        };
-        // The event may have moved the window's start: order is by start.
-        windows.sort_by_key(|w| (w.start, w.id));
-        let Some(at) = windows.iter().position(|w| w.id == id) else {
-            return id;
-        };
-        for (first, second) in [(at, at + 1), (at.wrapping_sub(1), at)] {
-            let (Some(a), Some(b)) = (windows.get(first), windows.get(second)) else {
-                continue;
-            };
-            let fits = b.start < a.last.saturating_add(gap)
-                && b.last.max(a.last).saturating_sub(a.start) <= longest
-                && a.events.len() + b.events.len() <= max_events
-                && max_tokens.is_none_or(|most| a.tokens.saturating_add(b.tokens) <= most);
-            if !fits {
-                continue;
-            }
-            // The older of the two keeps its place among the ages.
-            let b = windows.remove(second);
-            let a = &mut windows[first];
-            let (old_a, old_b) = ((a.end, a.id), (b.end, b.id));
-            a.id = a.id.min(b.id);
-            a.last = a.last.max(b.last);
-            a.end = a.end.max(b.end);
-            a.tokens = a.tokens.saturating_add(b.tokens);
-            a.bytes += b.bytes;
-            a.lowest = a.lowest.min(b.lowest);
-            a.events.extend(b.events);
-            let (end, id) = (a.end, a.id);
-            self.by_end.remove(&old_b);
-            if let Some(user) = self.by_end.remove(&old_a) {
-                self.bytes -= WINDOW_BYTES + user.len();
-                self.by_end.insert((end, id), user);
-            }
-            return id;
-        }
-        id
-    }
-
-    fn find(&self, user: &str, id: u64) -> Option<&Open> {
-        self.users.get(user)?.iter().find(|w| w.id == id)
-    }
-
-    /// The window, and for a session its gap and user, which its timer needs.
-    fn find_mut(&mut self, user: &str, id: u64) -> Option<(&mut Open, Option<Timer>)> {
-        let timers = match self.config.kind {
-            Kind::Tumbling { .. } => None,
-            Kind::Session { gap, .. } => {
-                let (user, _) = self.users.get_key_value(user)?;
-                Some((ms(gap), Arc::clone(user)))
-            }
-        };
-        let windows = self.users.get_mut(user)?;
-        Some((windows.iter_mut().find(|w| w.id == id)?, timers))
-    }
-
-    pub(super) fn close_until(&mut self, watermark: i64, closed: &mut Vec<Closed>) {
-        while let Some((&(end, id), user)) = self.by_end.first_key_value() {
-            if end > watermark {
-                break;
-            }
-            let user = Arc::clone(user);
-            self.close(&user, id, CloseReason::EventTime, closed);
-        }
-    }
-
-    pub(super) fn close_aged(&mut self, now: i64, closed: &mut Vec<Closed>) {
-        let max_age = ms(self.config.max_age);
-        while let Some((opened, ..)) = self.by_age.front() {
-            if now.saturating_sub(*opened) < max_age {
-                break;
-            }
-            if let Some((_, id, user)) = self.by_age.pop_front() {
-                self.close(&user, id, CloseReason::Age, closed);
-            }
-        }
-    }
-
-    pub(super) fn close_all(&mut self, reason: CloseReason, closed: &mut Vec<Closed>) {
-        while let Some((&(_, id), user)) = self.by_end.first_key_value() {
-            let user = Arc::clone(user);
-            self.close(&user, id, reason, closed);
-        }
-        self.by_age.clear();
-    }
-
-    /// Looks at every open window once: for when memory is short, not for every event.
-    pub(super) fn shrink_to(&mut self, bytes: usize, closed: &mut Vec<Closed>) {
-        if self.bytes <= bytes {
-            return;
-        }
-        let mut oldest: Vec<(i64, u64, Arc<str>)> = self
-            .users
-            .iter()
-            .flat_map(|(user, windows)| windows.iter().map(|w| (w.lowest, w.id, Arc::clone(user))))
-            .collect();
-        oldest.sort_unstable();
-        for (_, id, user) in oldest {
-            if self.bytes <= bytes {
-                break;
-            }
-            self.close(&user, id, CloseReason::Memory, closed);
-        }
-    }
-
-    /// Closes a window, and before it the user's earlier ones, so that a profile learns in the order of the windows. A
-    /// window that is closed already stays so.
-    fn close(&mut self, user: &str, id: u64, reason: CloseReason, closed: &mut Vec<Closed>) {
-        let Some((user, windows)) = self.users.get_key_value(user) else {
-            return;
-        };
-        let Some(last) = windows.iter().position(|w| w.id == id) else {
-            return;
-        };
-        let (user, all) = (Arc::clone(user), last + 1 == windows.len());
-        let gone = if all {
-            self.users.remove(&user).unwrap_or_default()
-        } else {
-            let windows = self.users.get_mut(&user).map(|w| w.drain(..=last));
-            windows.map(Iterator::collect).unwrap_or_default()
-        };
-        for (at, mut window) in gone.into_iter().enumerate() {
-            self.by_end.remove(&(window.end, window.id));
-            self.bytes -= window.bytes + WINDOW_BYTES + user.len();
-            window.events.sort_by_key(|e| (e.time_ms, e.offset));
-            closed.push(Closed {
-                user: Arc::clone(&user),
-                events: window.events,
-                reason: if at == last {
-                    reason
-                } else {
-                    CloseReason::Order
-                },
-            });
-        }
+    /// Whether two windows and an event of `tokens` between them are within the limits of one.
+    fn fit(&self, a: &Open, b: &Open, tokens: u32) -> bool {
+        let events = a.events.len() + b.events.len() + 1;
+        let sum = a.tokens.saturating_add(b.tokens);
+        events <= self.max_events
+            && self
+                .max_tokens
+                .is_none_or(|max| sum.saturating_add(tokens.into()) <= max)
     }
 }
 
-/// The start of the stretch that holds `time`.
-fn aligned(time: i64, size: i64) -> i64 {
-    let size = size.max(1);
-    time.div_euclid(size).saturating_mul(size)
+/// The stretch of length `size`, aligned with the epoch, that holds `at`: its first and last millisecond.
+fn stretch(at: i64, size: i64) -> (i64, i64) {
+    let (at, size) = (i128::from(at), i128::from(size));
+    let first = at.div_euclid(size) * size;
+    let clamp = |t: i128| i64::try_from(t).unwrap_or(if t < 0 { i64::MIN } else { i64::MAX });
+    (clamp(first), clamp(first + size - 1))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use std::time::Duration;
+
+    fn session(max_events: usize, max_tokens: Option<u32>) -> Assigner {
+        Assigner::new(&Config {
+            max_events,
+            max_tokens,
+            ..super::super::tests::config(Kind::Session {
+                gap: Duration::from_millis(10),
+                max_duration: Duration::from_millis(30),
+            })
+        })
+    }
+
+    fn open(spans: &[(i64, i64)]) -> VecDeque<Open> {
+        let window = |&(first, last): &(i64, i64)| Open {
+            tokens: 5,
+            ..Open::new(first, last, 0)
+        };
+        spans.iter().map(window).collect()
+    }
+
+    #[test]
+    fn a_session_takes_what_follows_before_its_gap_is_over() {
+        let sessions = session(100, None);
+        let place = |at| sessions.place(&open(&[(100, 110)]), at, 0);
+        assert_eq!(place(105), Place::Join(0));
+        assert_eq!(place(119), Place::Join(0));
+        assert_eq!(place(120), Place::New(1, 120, 120));
+        assert_eq!(place(91), Place::Join(0));
+        assert_eq!(place(90), Place::New(0, 90, 90));
+    }
+
+    #[test]
+    fn a_session_does_not_grow_beyond_its_longest() {
+        let sessions = session(100, None);
+        let place = |at| sessions.place(&open(&[(100, 125)]), at, 0);
+        assert_eq!(place(130), Place::Join(0));
+        assert_eq!(place(131), Place::New(1, 131, 131));
+        assert_eq!(place(95), Place::Join(0));
+        assert_eq!(place(94), Place::New(0, 94, 94));
+    }
+
+    #[test]
+    fn a_bridge_makes_one_of_two_where_every_limit_allows_it() {
+        let near = open(&[(100, 105), (115, 120)]);
+        assert_eq!(session(100, None).place(&near, 110, 0), Place::Bridge(0));
+        assert_eq!(
+            session(100, Some(11)).place(&near, 110, 1),
+            Place::Bridge(0)
+        );
+        assert_eq!(session(100, Some(10)).place(&near, 110, 1), Place::Join(0));
+        let long = open(&[(100, 120), (130, 140)]);
+        assert_eq!(session(100, None).place(&long, 125, 0), Place::Join(0));
+        let longer = open(&[(95, 125), (130, 140)]);
+        assert_eq!(session(100, None).place(&longer, 127, 0), Place::Join(1));
+        let both = open(&[(90, 120), (125, 155)]);
+        let alone = Place::New(1, 122, 122);
+        assert_eq!(session(100, None).place(&both, 122, 0), alone);
+    }
+
+    proptest! {
+        #[test]
+        fn a_stretch_holds_its_time_and_is_aligned(at in any::<i64>(), size in 1..i64::MAX) {
+            let (first, last) = stretch(at, size);
+            prop_assert!(first <= at && at <= last);
+            if first > i64::MIN && last < i64::MAX {
+                prop_assert_eq!(first % size, 0);
+                prop_assert_eq!(i128::from(last) - i128::from(first) + 1, i128::from(size));
+            }
+        }
+    }
 }

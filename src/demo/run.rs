@@ -1,0 +1,419 @@
+//! The demo: the pipeline as it is, between a broker in this process and real people's film ratings.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use serde::{Deserialize, Serialize};
+use tokio::sync::{mpsc, watch};
+
+use super::broker::Broker;
+use super::show::{Progress, Show};
+use super::{Summary, form, movielens, peak_memory_bytes};
+use crate::clock::SystemClock;
+use crate::codec::{self, Format, JsonMapping, Partitioner, TimeUnit, proto};
+use crate::engine::{Engine, Sampling};
+use crate::load;
+use crate::pipeline::{self, Config, Parts, Status, Topics, stopped};
+use crate::source::{self, Start};
+use crate::store::{self, Applied, Store, ViewBatch};
+use crate::window::{self, Kind};
+use crate::{commit, summarize};
+
+/// What a demo is asked for.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// Whose ratings: so many of the hundred people that the adapter was not trained on.
+    pub users: usize,
+    /// Stop after so many updates.
+    pub max_updates: Option<u64>,
+    /// Where the state is kept; a later start goes on from it.
+    pub folder: PathBuf,
+    /// Where `ml-100k.inter` and `ml-100k.item` lie.
+    pub data: PathBuf,
+    /// Finish what is under way and end after so long.
+    pub time_limit: Duration,
+}
+
+/// Why there is no demo.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The ratings.
+    #[error(transparent)]
+    Data(#[from] movielens::Error),
+    /// The broker in this process.
+    #[error("the broker in this process: {0}")]
+    Broker(#[from] rdkafka::error::KafkaError),
+    /// Writing the input.
+    #[error(transparent)]
+    Load(#[from] load::Error),
+    /// The state folder.
+    #[error(transparent)]
+    Store(#[from] store::Error),
+    /// A record in it.
+    #[error(transparent)]
+    Codec(#[from] codec::Error),
+    /// The pipeline.
+    #[error(transparent)]
+    Pipeline(#[from] pipeline::Error),
+    /// The record of what former starts loaded.
+    #[error("{path}: {reason}: delete the folder, or give another one (--folder)")]
+    Former {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// The output.
+    #[error("writing the output: {0}")]
+    Output(#[from] io::Error),
+    /// A task is gone.
+    #[error("a part of the demo has failed: {0}")]
+    Task(String),
+}
+
+const PARTITIONS: i32 = 4;
+const EVENTS_PER_USER: usize = 24;
+const INPUT: &str = "interactions";
+const GROUP: &str = "limn-demo";
+const LOADS: &str = "demo.json";
+const TELL_EVERY: Duration = Duration::from_millis(200);
+/// The instructions and the message are those that the adapter was trained with, to the letter.
+const INSTRUCTIONS: &str = "You keep a person's taste profile up to date. Given the profile so far and what the person did since, write the new profile.";
+const MESSAGE: &str = "Profile so far: {{ profile }}\nSince then:\n{{ events }}";
+const EVENT: &str =
+    "- {{ action }} {{ item.title }} ({{ attributes.year }}; {{ attributes.genres }})";
+
+/// What the starts on a folder loaded, in order. The broker forgets everything: loading the same again gives every event
+/// the offset that it had, so that what the folder knows of offsets stays true.
+#[derive(Debug, Default, Serialize, Deserialize)]
+struct Loads {
+    format: u32,
+    /// Up to which user each start loaded.
+    users: Vec<usize>,
+}
+
+/// Runs the demo until everything is folded, `stop` turns true, or the time is over.
+///
+/// # Errors
+/// See [`Error`].
+pub async fn run<W: Write>(
+    options: &Options,
+    engine: Arc<dyn Engine>,
+    show: &mut Show<W>,
+    stop: watch::Receiver<bool>,
+) -> Result<Summary, Error> {
+    let began = Instant::now();
+    let store = Arc::new(Store::open(&store::Config {
+        folder: options.folder.clone(),
+        cache_bytes: 16 << 20,
+        history: 20,
+        journal_entries: 100_000,
+    })?);
+    let topics = Topics {
+        changes: "limn.changes".to_owned(),
+        profiles: "limn.profiles".to_owned(),
+        checkpoints: "limn.checkpoints".to_owned(),
+        dead_letters: "limn.dead-letters".to_owned(),
+    };
+    let broker = Broker::start(
+        &[
+            INPUT,
+            &topics.changes,
+            &topics.profiles,
+            &topics.checkpoints,
+            &topics.dead_letters,
+        ],
+        PARTITIONS,
+    )?;
+    give_back(&broker, &store, &topics)?;
+    let loaded = load_all(&broker, options)?;
+    let config = config(&broker, options, topics);
+
+    let (status, mut shown) = watch::channel(Status::default());
+    let (changes, mut committed) = mpsc::unbounded_channel();
+    let (halt, halted) = watch::channel(false);
+    let parts = Parts {
+        engine,
+        store: Arc::clone(&store),
+        clock: Arc::new(SystemClock),
+        status,
+        changes: Some(changes),
+    };
+    let pipeline = tokio::spawn(async move { pipeline::run(&config, &parts, halted).await });
+    let mut told = Told::default();
+    let mut stop = stop;
+    let over = tokio::time::sleep_until((began + options.time_limit).into());
+    tokio::pin!(over);
+    let mut tick = tokio::time::interval(TELL_EVERY);
+    let mut output = Ok(());
+    loop {
+        tokio::select! {
+            batch = committed.recv() => match batch {
+                // All senders gone: the pipeline has ended.
+                None => break,
+                Some(batch) => for change in batch {
+                    told.take(&change);
+                    if output.is_ok() {
+                        output = show.change(&change);
+                    }
+                }
+            },
+            _ = tick.tick() => {
+                let progress = told.progress(&shown.borrow_and_update(), loaded, began);
+                if output.is_ok() {
+                    output = show.progress(&progress);
+                }
+            }
+            () = stopped(&mut stop), if !*halt.borrow() => { halt.send_replace(true); }
+            () = &mut over, if !*halt.borrow() => { halt.send_replace(true); }
+        }
+        if output.is_err() {
+            // Nobody reads any more.
+            halt.send_replace(true);
+        }
+    }
+    pipeline.await.map_err(|e| Error::Task(e.to_string()))??;
+    output?;
+    store.flush()?;
+    let status = shown.borrow().clone();
+    summary(&store, options, &status, &told, began)
+}
+
+/// What was committed by this start.
+#[derive(Default)]
+struct Told {
+    updates: u64,
+    events: u64,
+    first: Option<Instant>,
+    versions: BTreeMap<String, u64>,
+}
+
+impl Told {
+    fn take(&mut self, change: &proto::ProfileChange) {
+        self.updates += 1;
+        self.first.get_or_insert_with(Instant::now);
+        self.events += change.window.as_ref().map_or(0, |w| u64::from(w.events));
+        self.versions.insert(change.user_id.clone(), change.version);
+    }
+
+    #[allow(clippy::cast_precision_loss)]
+    fn progress(&self, status: &Status, total: u64, began: Instant) -> Progress {
+        let seconds = began.elapsed().as_secs_f64();
+        let rate = self.updates as f64 / seconds.max(1e-9);
+        let settled = status.events_committed + status.dead_lettered + status.skipped;
+        let left = (settled > status.skipped && total > settled).then(|| {
+            Duration::from_secs_f64(
+                seconds * (total - settled) as f64 / (settled - status.skipped) as f64,
+            )
+        });
+        Progress {
+            events_read: status.events_read,
+            events_total: Some(total),
+            windows_closed: status.windows_closed,
+            updates_done: self.updates,
+            updates_waiting: status.waiting,
+            updates_per_second: rate,
+            time_left: left,
+        }
+    }
+}
+
+/// Gives the new broker what the folder knows of the old one's topics, and the folder the new positions.
+fn give_back(broker: &Broker, store: &Store, topics: &Topics) -> Result<(), Error> {
+    let mut batch = ViewBatch::default();
+    let mut records = Vec::new();
+    let at_ms = crate::clock::Clock::now_ms(&SystemClock);
+    for partition in 0..PARTITIONS {
+        let mut offset = 0;
+        for state in store.view.states(partition) {
+            let state = state?;
+            let user = codec::decode_state(&state)?.user_id;
+            records.push((
+                topics.profiles.as_str(),
+                partition,
+                user.into_bytes(),
+                state,
+            ));
+            offset += 1;
+        }
+        batch.positions.push((partition, Applied { offset, at_ms }));
+        if let Some((_, checkpoint)) = store.view.checkpoint(partition)? {
+            let key = partition.to_string().into_bytes();
+            records.push((
+                topics.checkpoints.as_str(),
+                partition,
+                key,
+                checkpoint.clone(),
+            ));
+            batch.checkpoints.push((partition, 1, checkpoint));
+        }
+    }
+    broker.publish(records.into_iter())?;
+    store.view.apply(&batch)?;
+    Ok(())
+}
+
+/// Loads what former starts loaded, and what this one adds. Returns how many events there are.
+fn load_all(broker: &Broker, options: &Options) -> Result<u64, Error> {
+    let path = options.folder.join(LOADS);
+    let mut loads = former(&path)?;
+    if loads.users.last().is_none_or(|&last| options.users > last) {
+        loads.users.push(options.users);
+        // Before the first event: a start that is cut off leaves no event that a later one would not load again.
+        let text = serde_json::to_string(&loads).map_err(io::Error::from)?;
+        fs::write(&path, text)?;
+    }
+    let mut sent = 0;
+    let mut before = 0;
+    for &users in &loads.users {
+        let known = &movielens::HELD_OUT[..before.min(movielens::HELD_OUT.len())];
+        let events = movielens::read(&options.data, users, EVENTS_PER_USER)?;
+        let rows = events
+            .iter()
+            .filter(|e| !known.contains(&e.user))
+            .map(|e| Ok(e.row()));
+        let config = load::Config {
+            properties: broker.properties(),
+            topic: INPUT.to_owned(),
+            partitioner: load::Partitioner::Murmur2,
+            event_timestamps: false,
+            skip_bad: false,
+            timeout: Duration::from_secs(30),
+        };
+        sent += load::load(&config, rows, |_| {})?.delivered;
+        before = users;
+    }
+    Ok(sent)
+}
+
+fn former(path: &Path) -> Result<Loads, Error> {
+    let fail = |reason: String| Error::Former {
+        path: path.to_owned(),
+        reason,
+    };
+    match fs::read(path) {
+        Ok(text) => {
+            let loads: Loads = serde_json::from_slice(&text).map_err(|e| fail(e.to_string()))?;
+            if loads.format > codec::FORMAT {
+                return Err(fail(format!("format {} is of a newer limn", loads.format)));
+            }
+            Ok(loads)
+        }
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Loads {
+            format: codec::FORMAT,
+            users: Vec::new(),
+        }),
+        Err(error) => Err(fail(error.to_string())),
+    }
+}
+
+fn config(broker: &Broker, options: &Options, topics: Topics) -> Config {
+    let years = |n: u64| Duration::from_secs(n * 365 * 24 * 3600);
+    let pointer = |p: &str| Some(p.to_owned());
+    Config {
+        source: source::Config {
+            properties: broker.properties(),
+            topic: INPUT.to_owned(),
+            group: GROUP.to_owned(),
+            start: Start::Earliest,
+            batch: 500,
+            assign_timeout: Duration::from_secs(30),
+        },
+        codec: codec::Config {
+            format: Format::Json(Box::new(JsonMapping {
+                user: pointer("/user_id"),
+                id: pointer("/id"),
+                time: pointer("/time"),
+                time_unit: TimeUnit::Seconds,
+                action: pointer("/action"),
+                item_id: pointer("/item_id"),
+                item_title: pointer("/item_title"),
+                ..JsonMapping::default()
+            })),
+            max_text_bytes: 4096,
+            max_event_bytes: 64 << 10,
+        },
+        partitioner: Partitioner::Murmur2,
+        window: window::Config {
+            // Six ratings make a window, whenever they were given.
+            kind: Kind::Tumbling { size: years(30) },
+            max_events: 6,
+            max_tokens: None,
+            max_age: years(1),
+            out_of_orderness: years(30),
+            allowed_lateness: Duration::ZERO,
+            idle_timeout: None,
+            max_future_skew: Duration::from_secs(60),
+        },
+        summarize: summarize::Config {
+            instructions: INSTRUCTIONS.to_owned(),
+            event: EVENT.to_owned(),
+            message: MESSAGE.to_owned(),
+            empty_profile: "Nothing is known yet.".to_owned(),
+            max_tokens: 128,
+            prompt_tokens: 1024,
+            max_events: 8,
+            sampling: Sampling::Greedy,
+            retries: 1,
+            retry_temperature: 0.6,
+            backoff: Duration::from_millis(200),
+            backoff_max: Duration::from_secs(30),
+        },
+        commit: commit::Config {
+            properties: broker.properties(),
+            transactional_id: GROUP.to_owned(),
+            transaction_timeout: Duration::from_secs(30),
+            input_topic: INPUT.to_owned(),
+        },
+        topics,
+        commit_interval: Duration::from_millis(500),
+        commit_updates: 16,
+        open_bytes: 64 << 20,
+        waiting_bytes: 64 << 20,
+        shutdown_timeout: Duration::from_secs(20),
+        restore_timeout: Duration::from_secs(30),
+        stop_at_end: true,
+        max_updates: options.max_updates,
+    }
+}
+
+#[allow(clippy::cast_precision_loss)]
+fn summary(
+    store: &Store,
+    options: &Options,
+    status: &Status,
+    told: &Told,
+    began: Instant,
+) -> Result<Summary, Error> {
+    let (mut users, mut versions, mut good) = (0, 0, 0);
+    for partition in 0..PARTITIONS {
+        for state in store.view.states(partition) {
+            let state = codec::decode_state(&state?)?;
+            users += 1;
+            versions += state.version;
+            good += u64::from(form::in_form(&state.summary));
+        }
+    }
+    let busy = told.first.map_or(0.0, |_| began.elapsed().as_secs_f64());
+    let per_second = |n: u64| if busy > 0.0 { n as f64 / busy } else { 0.0 };
+    let example = told.versions.iter().max_by_key(|(_, version)| **version);
+    Ok(Summary {
+        users,
+        events: told.events,
+        updates: told.updates,
+        versions,
+        refused: status.refused,
+        journal_hits: status.from_journal,
+        updates_per_second: per_second(told.updates),
+        tokens_per_second: per_second(status.output_tokens),
+        in_form: Some((good, users)),
+        peak_memory_bytes: peak_memory_bytes(),
+        elapsed: began.elapsed(),
+        folder: options.folder.clone(),
+        example_user: example.map(|(user, _)| user.clone()),
+    })
+}

@@ -1,0 +1,343 @@
+//! Builds the stages, sink first, and runs them until they are told to stop; after a fault it builds them anew from Kafka.
+
+mod batch;
+mod flow;
+mod ingest;
+mod partition;
+mod restore;
+#[cfg(test)]
+mod tests;
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio::sync::{mpsc, watch};
+
+use crate::clock::Clock;
+use crate::codec::{self, Decoder, Partitioner, proto};
+use crate::commit::{self, Committer};
+use crate::engine::Engine;
+use crate::source::{self, Kafka};
+use crate::store::{self, Store};
+use crate::summarize::{self, Summarizer, TemplateError};
+use crate::window;
+use flow::Flow;
+use ingest::Ingest;
+
+/// The topics that are written.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Topics {
+    /// Change events.
+    pub changes: String,
+    /// Profile states, compacted.
+    pub profiles: String,
+    /// Checkpoints, compacted.
+    pub checkpoints: String,
+    /// Events that are not folded.
+    pub dead_letters: String,
+}
+
+/// How the stages work together.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// The input.
+    pub source: source::Config,
+    /// What its records hold.
+    pub codec: codec::Config,
+    /// How its producers choose partitions.
+    pub partitioner: Partitioner,
+    /// How events are grouped.
+    pub window: window::Config,
+    /// How updates are made.
+    pub summarize: summarize::Config,
+    /// The transactional producer.
+    pub commit: commit::Config,
+    /// The output topics.
+    pub topics: Topics,
+    /// What was made waits for its transaction at most so long …
+    pub commit_interval: Duration,
+    /// … or until so many updates are in it.
+    pub commit_updates: usize,
+    /// Open windows are closed, the oldest first, when their events have more bytes.
+    pub open_bytes: usize,
+    /// The input is paused when closed windows that wait have more bytes.
+    pub waiting_bytes: usize,
+    /// How long the updates under way may take when the service stops.
+    pub shutdown_timeout: Duration,
+    /// How long Kafka may take to give the view back, and to answer at the start.
+    pub restore_timeout: Duration,
+    /// Stop when everything that the input held at the start is folded; what is open then closes.
+    pub stop_at_end: bool,
+    /// Stop after so many updates.
+    pub max_updates: Option<u64>,
+}
+
+/// Why the service ends, or begins anew.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The input.
+    #[error(transparent)]
+    Source(#[from] source::Error),
+    /// The transaction.
+    #[error(transparent)]
+    Commit(#[from] commit::Error),
+    /// The state folder.
+    #[error(transparent)]
+    Store(#[from] store::Error),
+    /// An update.
+    #[error(transparent)]
+    Summarize(#[from] summarize::Error),
+    /// A template of the configuration.
+    #[error(transparent)]
+    Template(#[from] TemplateError),
+    /// A record of limn's own topics cannot be read.
+    #[error(transparent)]
+    Codec(#[from] codec::Error),
+    /// A record of limn's own topics is not this instance's.
+    #[error("{place}: {reason}")]
+    Foreign {
+        /// Topic, partition, offset.
+        place: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// The partition counts of topics differ.
+    #[error(
+        "{topic} has {found} partitions, but the input {input} has {wanted}: a user must keep one partition number. Delete and create it anew (limn topics), or add partitions"
+    )]
+    Partitions {
+        /// The output topic.
+        topic: String,
+        /// Its partitions.
+        found: i32,
+        /// The input topic.
+        input: String,
+        /// The input's partitions.
+        wanted: i32,
+    },
+    /// The group gave the partitions to others without asking.
+    #[error(
+        "the group has given partitions {0:?} to others: this instance was away for longer than session.timeout.ms or max.poll.interval.ms"
+    )]
+    Lost(Vec<i32>),
+    /// A thread or task is gone.
+    #[error("a part of the pipeline has failed: {0}")]
+    Thread(String),
+}
+
+impl Error {
+    /// Whether building everything anew from Kafka may help. What is wrong with the configuration, the topics or the
+    /// input needs a hand.
+    fn passes(&self) -> bool {
+        match self {
+            Self::Source(error) => matches!(error, source::Error::Kafka { .. }),
+            Self::Commit(error) => !matches!(error, commit::Error::Unsendable { .. }),
+            Self::Store(error) => matches!(error, store::Error::Torn(_) | store::Error::Io { .. }),
+            Self::Lost(_) | Self::Thread(_) => true,
+            Self::Summarize(summarize::Error::Journal(_)) => true,
+            _ => false,
+        }
+    }
+
+    /// Whether the view must be built anew.
+    fn torn(&self) -> bool {
+        matches!(
+            self,
+            Self::Store(store::Error::Torn(_)) | Self::Summarize(summarize::Error::Journal(_))
+        )
+    }
+}
+
+/// What the service is doing.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Phase {
+    /// Connecting, or waiting for its part of the input.
+    #[default]
+    Starting,
+    /// Bringing the view up to date.
+    Restoring,
+    /// At work.
+    Running,
+    /// Ending: finishing what is under way.
+    Draining,
+}
+
+/// How far the service is.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Status {
+    /// What it is doing.
+    pub phase: Phase,
+    /// The last fault that it began anew after.
+    pub fault: Option<String>,
+    /// Records read, those read again after a restart included.
+    pub events_read: u64,
+    /// Events that take part.
+    pub accepted: u64,
+    /// Of these, late ones.
+    pub late: u64,
+    /// Events read again that were folded or given up before.
+    pub skipped: u64,
+    /// Events given up.
+    pub dead_lettered: u64,
+    /// Windows that closed.
+    pub windows_closed: u64,
+    /// Open windows now.
+    pub windows_open: u64,
+    /// Updates begun.
+    pub updates_begun: u64,
+    /// Updates committed.
+    pub updates_committed: u64,
+    /// Events folded and committed.
+    pub events_committed: u64,
+    /// Answers that the gate refused.
+    pub refused: u64,
+    /// Updates made from the journal.
+    pub from_journal: u64,
+    /// Users that wait for the engine, or are with it.
+    pub waiting: u64,
+    /// Transactions committed.
+    pub commits: u64,
+    /// Time that these took.
+    pub commit_time: Duration,
+    /// Tokens that the model wrote.
+    pub output_tokens: u64,
+    /// Age of the oldest event that is not folded, by Kafka's timestamp; 0: there is none.
+    pub oldest_unfolded: Duration,
+}
+
+/// What the service needs besides its configuration.
+pub struct Parts {
+    /// The model.
+    pub engine: Arc<dyn Engine>,
+    /// The state folder.
+    pub store: Arc<Store>,
+    /// The wall clock.
+    pub clock: Arc<dyn Clock>,
+    /// Where the status is shown.
+    pub status: watch::Sender<Status>,
+    /// Where change events are shown after they are committed.
+    pub changes: Option<mpsc::UnboundedSender<Vec<proto::ProfileChange>>>,
+}
+
+/// First wait before everything is built anew; it doubles up to [`BACKOFF_MAX`].
+const BACKOFF: Duration = Duration::from_millis(200);
+const BACKOFF_MAX: Duration = Duration::from_secs(20);
+
+/// Runs until `stop` turns true (what is under way is then finished within the time limit), until the end of a bounded
+/// input, or until a fault that needs a hand.
+///
+/// Any fault but an aborted transaction leaves the outcome to Kafka: producer and consumer are destroyed, and everything
+/// that is not committed is read again. The journal keeps the model calls.
+///
+/// # Errors
+/// See [`Error`]: nothing is lost then, and a later start goes on.
+pub async fn run(
+    config: &Config,
+    parts: &Parts,
+    mut stop: watch::Receiver<bool>,
+) -> Result<(), Error> {
+    let mut backoff = BACKOFF;
+    let mut rebuild = false;
+    loop {
+        let began = Instant::now();
+        let error = match attempt(config, parts, &mut stop, rebuild).await {
+            Ok(()) => return Ok(()),
+            Err(error) => error,
+        };
+        if !error.passes() || *stop.borrow() {
+            return Err(error);
+        }
+        tracing::error!(%error, "beginning anew from what is committed");
+        rebuild = error.torn();
+        parts.status.send_modify(|s| {
+            s.phase = Phase::Starting;
+            s.fault = Some(error.to_string());
+        });
+        if began.elapsed() > BACKOFF_MAX {
+            backoff = BACKOFF;
+        }
+        let pause = backoff.mul_f64(0.5 + fastrand::f64() / 2.0);
+        tokio::select! {
+            () = tokio::time::sleep(pause) => {}
+            () = stopped(&mut stop) => return Ok(()),
+        }
+        backoff = (backoff * 2).min(BACKOFF_MAX);
+    }
+}
+
+/// Waits until the service is to stop. A sender that is gone can say so no more: then it runs on.
+pub(crate) async fn stopped(stop: &mut watch::Receiver<bool>) {
+    if stop.wait_for(|&stop| stop).await.is_err() {
+        std::future::pending::<()>().await;
+    }
+}
+
+async fn attempt(
+    config: &Config,
+    parts: &Parts,
+    stop: &mut watch::Receiver<bool>,
+    rebuild: bool,
+) -> Result<(), Error> {
+    let decoder = Decoder::new(config.codec.clone());
+    let summarizer = Arc::new(Summarizer::new(
+        config.summarize.clone(),
+        decoder.clone(),
+        Arc::clone(&parts.engine),
+        Arc::clone(&parts.store),
+    )?);
+    // librdkafka's calls block; waiting for a stop meanwhile leaves the thread to end by itself.
+    let connect = {
+        let config = config.clone();
+        tokio::task::spawn_blocking(move || connect(&config))
+    };
+    let (committer, partitions) = tokio::select! {
+        connected = connect => connected.map_err(|e| Error::Thread(e.to_string()))??,
+        () = stopped(stop) => return Ok(()),
+    };
+    let sink = batch::Sink::start(
+        committer,
+        Arc::clone(&parts.store),
+        config.topics.clone(),
+        Arc::clone(&parts.clock),
+    )?;
+    let (to, messages) = mpsc::channel(8);
+    let ingest = Ingest::new(config, decoder, Arc::clone(&summarizer), partitions);
+    let source = Kafka::start(&config.source, to, move |p, o, t, r| {
+        ingest.take(p, o, t, r)
+    })?;
+    let mut flow = Flow::new(config, parts, source, sink, summarizer, rebuild);
+    let result = flow.drive(messages, stop).await;
+    let source = flow.end().await;
+    // Leaving the group blocks.
+    let left = tokio::task::spawn_blocking(move || drop(source)).await;
+    result?;
+    left.map_err(|e| Error::Thread(e.to_string()))
+}
+
+/// Checks the topics and makes the producer. Blocks.
+fn connect(config: &Config) -> Result<(Committer, i32), Error> {
+    let wait = config.restore_timeout;
+    let count = |topic: &str| source::partitions(&config.source.properties, topic, wait);
+    let input = &config.source.topic;
+    let wanted = count(input)?;
+    count(&config.topics.changes)?;
+    let Topics {
+        profiles,
+        checkpoints,
+        dead_letters,
+        ..
+    } = &config.topics;
+    for topic in [profiles, checkpoints, dead_letters] {
+        let found = count(topic)?;
+        if found != wanted {
+            let (topic, input) = (topic.clone(), input.clone());
+            return Err(Error::Partitions {
+                topic,
+                found,
+                input,
+                wanted,
+            });
+        }
+    }
+    Ok((Committer::connect(&config.commit, wait)?, wanted))
+}

@@ -1,0 +1,260 @@
+//! What was made of the events since the last commit, and the thread that commits it.
+
+use std::collections::{BTreeSet, HashMap};
+use std::sync::Arc;
+use std::sync::mpsc;
+use std::time::{Duration, Instant};
+
+use rdkafka::consumer::ConsumerGroupMetadata;
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+
+use super::{Error, Topics};
+use crate::clock::Clock;
+use crate::codec::{self, FORMAT, FORMAT_HEADER, proto};
+use crate::commit::{self, Batch, Committer, Outgoing};
+use crate::store::{Applied, Change, Store, ViewBatch};
+
+/// A user of an input partition.
+pub(super) type Key = (i32, Arc<str>);
+
+/// The next transaction, as far as it is made.
+#[derive(Default)]
+pub(super) struct Pending {
+    pub(super) changes: Vec<proto::ProfileChange>,
+    /// Each user's last state: what a compacted topic would keep of several.
+    pub(super) states: HashMap<Key, Arc<proto::ProfileState>>,
+    dead: Vec<Outgoing>,
+    /// Partitions whose checkpoint has changed.
+    pub(super) touched: BTreeSet<i32>,
+    pub(super) bytes: usize,
+    pub(super) since: Option<Instant>,
+}
+
+impl Pending {
+    pub(super) fn is_empty(&self) -> bool {
+        self.touched.is_empty()
+    }
+
+    pub(super) fn touch(&mut self, partition: i32) {
+        self.touched.insert(partition);
+        self.since.get_or_insert_with(Instant::now);
+    }
+
+    pub(super) fn change(
+        &mut self,
+        key: Key,
+        change: proto::ProfileChange,
+        state: Arc<proto::ProfileState>,
+    ) {
+        self.bytes += change.before.len() + 3 * change.after.len() + 256;
+        self.touch(key.0);
+        self.changes.push(change);
+        self.states.insert(key, state);
+    }
+
+    pub(super) fn dead_letter(&mut self, dead: Outgoing, partition: i32) {
+        self.bytes += dead.value.as_ref().map_or(0, Vec::len) + 256;
+        self.touch(partition);
+        self.dead.push(dead);
+    }
+
+    /// Everything as one transaction; the checkpoints are those of the touched partitions.
+    pub(super) fn seal(
+        self,
+        topics: &Topics,
+        checkpoints: Vec<proto::Checkpoint>,
+        group: ConsumerGroupMetadata,
+    ) -> Sealed {
+        let mut records =
+            Vec::with_capacity(self.changes.len() * 2 + self.dead.len() + checkpoints.len());
+        for change in &self.changes {
+            let key = change.user_id.clone().into_bytes();
+            records.push(outgoing(&topics.changes, None, key, codec::encode(change)));
+        }
+        let mut view = Vec::with_capacity(self.states.len());
+        for ((partition, user), state) in &self.states {
+            let bytes = codec::encode(state.as_ref());
+            records.push(outgoing(
+                &topics.profiles,
+                Some(*partition),
+                user.as_bytes().to_vec(),
+                bytes.clone(),
+            ));
+            view.push(Change {
+                partition: *partition,
+                user: (&**user).into(),
+                state: Some((state.version, bytes)),
+            });
+        }
+        records.extend(self.dead);
+        let mut offsets = Vec::with_capacity(checkpoints.len());
+        let mut written = Vec::with_capacity(checkpoints.len());
+        for checkpoint in &checkpoints {
+            let partition = checkpoint.partition;
+            let bytes = codec::encode(checkpoint);
+            let key = partition.to_string().into_bytes();
+            records.push(outgoing(
+                &topics.checkpoints,
+                Some(partition),
+                key,
+                bytes.clone(),
+            ));
+            offsets.push((partition, checkpoint.restart_offset));
+            written.push((partition, bytes));
+        }
+        Sealed {
+            batch: Batch { records, offsets },
+            group,
+            view,
+            checkpoints: written,
+            changes: self.changes,
+            states: self.states,
+        }
+    }
+}
+
+fn outgoing(topic: &str, partition: Option<i32>, key: Vec<u8>, value: Vec<u8>) -> Outgoing {
+    Outgoing {
+        topic: topic.to_owned(),
+        partition,
+        key: Some(key),
+        value: Some(value),
+        headers: vec![(
+            FORMAT_HEADER.into(),
+            Some(FORMAT.to_string().into_bytes().into()),
+        )],
+    }
+}
+
+/// A transaction to be committed, and what the view learns of it.
+pub(super) struct Sealed {
+    batch: Batch,
+    group: ConsumerGroupMetadata,
+    view: Vec<Change>,
+    checkpoints: Vec<(i32, Vec<u8>)>,
+    changes: Vec<proto::ProfileChange>,
+    states: HashMap<Key, Arc<proto::ProfileState>>,
+}
+
+/// A transaction that is committed and applied to the view.
+pub(super) struct Committed {
+    pub(super) changes: Vec<proto::ProfileChange>,
+    pub(super) states: HashMap<Key, Arc<proto::ProfileState>>,
+    /// How long the transaction took, without the view.
+    pub(super) took: Duration,
+}
+
+/// How often an aborted transaction is tried again before all is read anew from Kafka.
+const ATTEMPTS: u32 = 6;
+
+/// The thread that commits, one transaction at a time, and applies each to the view behind it.
+pub(super) struct Sink {
+    to: mpsc::Sender<Sealed>,
+    from: UnboundedReceiver<Result<Committed, Error>>,
+    busy: bool,
+}
+
+impl Sink {
+    pub(super) fn start(
+        committer: Committer,
+        store: Arc<Store>,
+        topics: Topics,
+        clock: Arc<dyn Clock>,
+    ) -> Result<Self, Error> {
+        let (to, inbox) = mpsc::channel::<Sealed>();
+        let (out, from) = unbounded_channel();
+        std::thread::Builder::new()
+            .name("limn-commit".to_owned())
+            .spawn(move || run(&committer, &store, &topics, clock.as_ref(), &inbox, &out))
+            .map_err(|e| Error::Thread(e.to_string()))?;
+        Ok(Self {
+            to,
+            from,
+            busy: false,
+        })
+    }
+
+    /// Whether a transaction is under way.
+    pub(super) fn busy(&self) -> bool {
+        self.busy
+    }
+
+    pub(super) fn commit(&mut self, sealed: Sealed) -> Result<(), Error> {
+        self.busy = true;
+        self.to
+            .send(sealed)
+            .map_err(|_| Error::Thread("the committing thread is gone".to_owned()))
+    }
+
+    /// Waits for the transaction under way. Cancel safe.
+    pub(super) async fn committed(&mut self) -> Result<Committed, Error> {
+        let result = self.from.recv().await;
+        self.busy = false;
+        result.unwrap_or_else(|| Err(Error::Thread("the committing thread is gone".to_owned())))
+    }
+}
+
+fn run(
+    committer: &Committer,
+    store: &Store,
+    topics: &Topics,
+    clock: &dyn Clock,
+    inbox: &mpsc::Receiver<Sealed>,
+    out: &UnboundedSender<Result<Committed, Error>>,
+) {
+    while let Ok(sealed) = inbox.recv() {
+        let result = commit(committer, store, topics, clock, sealed);
+        let failed = result.is_err();
+        if out.send(result).is_err() || failed {
+            return;
+        }
+    }
+}
+
+fn commit(
+    committer: &Committer,
+    store: &Store,
+    topics: &Topics,
+    clock: &dyn Clock,
+    sealed: Sealed,
+) -> Result<Committed, Error> {
+    let began = Instant::now();
+    let mut attempt = 1;
+    let ends = loop {
+        match committer.commit(&sealed.batch, &sealed.group) {
+            Ok(ends) => break ends,
+            Err(error @ commit::Error::Aborted { .. }) if attempt < ATTEMPTS => {
+                tracing::warn!(%error, attempt, "trying the transaction again");
+                std::thread::sleep(Duration::from_millis(50 << attempt));
+                attempt += 1;
+            }
+            Err(error) => return Err(error.into()),
+        }
+    };
+    let took = began.elapsed();
+    // Only now: the view is never ahead of Kafka. A crash before this line is made good by reading the profiles topic
+    // from the view's position.
+    let at_ms = clock.now_ms();
+    let end = |topic: &str, partition| ends.get(&(topic.to_owned(), partition)).copied();
+    let positions = sealed.checkpoints.iter().filter_map(|(partition, _)| {
+        let offset = end(&topics.profiles, *partition)?;
+        Some((*partition, Applied { offset, at_ms }))
+    });
+    let view = ViewBatch {
+        positions: positions.collect(),
+        changes: sealed.view,
+        checkpoints: sealed
+            .checkpoints
+            .into_iter()
+            .filter_map(|(partition, bytes)| {
+                Some((partition, end(&topics.checkpoints, partition)?, bytes))
+            })
+            .collect(),
+    };
+    store.view.apply(&view)?;
+    Ok(Committed {
+        changes: sealed.changes,
+        states: sealed.states,
+        took,
+    })
+}

@@ -1,0 +1,270 @@
+//! Updates: begun, put into a transaction, committed.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use super::super::Error;
+use super::super::batch::{Committed, Key};
+use super::super::partition::bytes;
+use super::{BATCH_BYTES, Finished, Flow, marker};
+use crate::codec::{self, FORMAT, proto};
+use crate::summarize::{Job, Update};
+
+impl Flow<'_> {
+    pub(super) fn begin_updates(&mut self) -> Result<(), Error> {
+        let concurrency = self.summarizer.engine().description().concurrency;
+        while self.updates.len() < concurrency
+            && self.drain_until.is_none()
+            && self.pending.bytes < BATCH_BYTES
+            && let Some((_, number, user)) = self.ready.pop_first()
+        {
+            let key = (number, Arc::clone(&user));
+            let profile = self.profile(&key)?;
+            let Some(partition) = self.partitions.get_mut(&number) else {
+                continue;
+            };
+            let epoch = partition.epoch;
+            let Some(queue) = partition.users.get_mut(&user) else {
+                continue;
+            };
+            queue.rank = None;
+            // One update of a user at a time; windows that wait meanwhile are merged into the next.
+            let mut windows = VecDeque::new();
+            let mut events = 0;
+            while events < self.summarizer.max_events()
+                && let Some(window) = queue.waiting.pop_front()
+            {
+                events += window.events.len();
+                windows.push_back(window);
+            }
+            let job = Job {
+                user,
+                topic: Arc::clone(&self.topic),
+                partition: number,
+                profile: profile.clone(),
+                windows,
+            };
+            let summarizer = Arc::clone(&self.summarizer);
+            queue.running = Some(self.updates.spawn(async move {
+                let result = summarizer.update(job).await;
+                Finished {
+                    key,
+                    epoch,
+                    profile,
+                    result,
+                }
+            }));
+            self.begun += 1;
+            self.parts.status.send_modify(|s| s.updates_begun += 1);
+            if self
+                .config
+                .max_updates
+                .is_some_and(|most| self.begun >= most)
+            {
+                self.drain();
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) fn updated(
+        &mut self,
+        update: Result<Finished, tokio::task::JoinError>,
+    ) -> Result<(), Error> {
+        let Finished {
+            key,
+            epoch,
+            profile,
+            result,
+        } = match update {
+            Ok(finished) => finished,
+            Err(error) if error.is_cancelled() => return Ok(()),
+            Err(error) => return Err(Error::Thread(format!("an update: {error}"))),
+        };
+        let (number, user) = key.clone();
+        match self.partitions.get_mut(&number) {
+            Some(partition) if partition.epoch == epoch => {
+                if let Some(queue) = partition.users.get_mut(&user) {
+                    queue.running = None;
+                }
+            }
+            // Of an assignment that is over: its next owner folds these events.
+            _ => return Ok(()),
+        }
+        let mut done = result?;
+        if let Some(queue) = self
+            .partitions
+            .get_mut(&number)
+            .and_then(|p| p.users.get_mut(&user))
+        {
+            done.rest.append(&mut queue.waiting);
+            queue.waiting = done.rest;
+        }
+        let refused = done.refusals.len() as u64;
+        for (event, rejected) in &done.dead {
+            self.waiting_bytes -= bytes(std::slice::from_ref(event));
+            self.give_up(number, event.offset, &event.record, rejected);
+        }
+        if let Some(update) = done.update {
+            self.waiting_bytes -= bytes(&update.events);
+            self.fold(key, profile.as_deref(), update)?;
+        }
+        self.parts.status.send_modify(|s| s.refused += refused);
+        self.stand(number, Arc::clone(&user));
+        if let Some(partition) = self.partitions.get_mut(&number) {
+            partition.tidy(&user);
+        }
+        self.pause_or_resume();
+        Ok(())
+    }
+
+    /// Puts an update into the next transaction: the change event, and the state with its fold marker.
+    pub(super) fn fold(
+        &mut self,
+        key: Key,
+        profile: Option<&proto::ProfileState>,
+        update: Update,
+    ) -> Result<(), Error> {
+        let (number, user) = (key.0, Arc::clone(&key.1));
+        let Some(partition) = self.partitions.get_mut(&number) else {
+            return Ok(());
+        };
+        let offsets = || update.events.iter().map(|e| e.offset);
+        for offset in offsets() {
+            partition.progress.settle(offset);
+        }
+        let before = marker(profile, &self.topic, number)?;
+        // What is open or waits now is not folded; everything else of this user that was read is.
+        let after = before.fold(offsets(), partition.lowest_unfolded(&user));
+        let mut sources = crate::checkpoint::OffsetSet::default();
+        offsets().for_each(|o| sources.insert(o));
+        let description = self.summarizer.engine().description();
+        let now = self.parts.clock.now_ms();
+        let previous = profile.map_or(0, |p| p.version);
+        let times = || update.events.iter().map(|e| e.time_ms);
+        let count = update.events.len();
+        let journal = update.usage.journal;
+        let tokens = u64::from(update.usage.output_tokens);
+        let state = proto::ProfileState {
+            format: FORMAT,
+            user_id: user.to_string(),
+            version: previous + 1,
+            summary: update.summary.clone(),
+            marker: Some(codec::fold_marker(&self.topic, number, &after)),
+            updated_ms: now,
+            event_time_ms: times()
+                .max()
+                .unwrap_or(0)
+                .max(profile.map_or(i64::MIN, |p| p.event_time_ms)),
+            events: profile.map_or(0, |p| p.events) + count as u64,
+            model: description.name.clone(),
+            fingerprint: description.fingerprint.clone(),
+            generation: String::new(),
+        };
+        let change = proto::ProfileChange {
+            format: FORMAT,
+            user_id: user.to_string(),
+            version: previous + 1,
+            previous_version: previous,
+            before: profile.map_or_else(String::new, |p| p.summary.clone()),
+            edits: update.edits,
+            window: Some(proto::Window {
+                start_ms: times().min().unwrap_or(0),
+                end_ms: times().max().unwrap_or(0),
+                close_reason: update.reason.name().to_owned(),
+                events: u32::try_from(count).unwrap_or(u32::MAX),
+                late_events: u32::try_from(update.events.iter().filter(|e| e.late).count())
+                    .unwrap_or(u32::MAX),
+                windows: update.windows,
+            }),
+            sources: vec![proto::Source {
+                topic: self.topic.to_string(),
+                partition: number,
+                offsets: codec::runs(&sources),
+            }],
+            model: Some(proto::Model {
+                name: description.name.clone(),
+                fingerprint: description.fingerprint.clone(),
+                call: update.call.iter().map(|b| format!("{b:02x}")).collect(),
+            }),
+            usage: Some(update.usage),
+            reason: "window".to_owned(),
+            updated_ms: now,
+            after: update.summary,
+        };
+        let state = Arc::new(state);
+        self.uncommitted.insert(key.clone(), Arc::clone(&state));
+        self.pending.change(key, change, state);
+        self.parts.status.send_modify(|s| {
+            s.output_tokens += tokens;
+            s.from_journal += u64::from(journal);
+        });
+        Ok(())
+    }
+
+    pub(super) fn commit_if_due(&mut self) -> Result<(), Error> {
+        if self.sink.busy() || self.pending.is_empty() {
+            return Ok(());
+        }
+        let waited = self
+            .pending
+            .since
+            .is_some_and(|s| s.elapsed() >= self.config.commit_interval);
+        let full = self.pending.changes.len() >= self.config.commit_updates
+            || self.pending.bytes >= BATCH_BYTES;
+        let last = self.idle() || self.drain_until.is_some() && self.updates.is_empty();
+        if waited || full || last {
+            self.commit()
+        } else {
+            Ok(())
+        }
+    }
+
+    pub(super) fn commit(&mut self) -> Result<(), Error> {
+        let pending = std::mem::take(&mut self.pending);
+        let now = self.parts.clock.now_ms();
+        let mut checkpoints = Vec::with_capacity(pending.touched.len());
+        for &number in &pending.touched {
+            if let Some(partition) = self.partitions.get_mut(&number) {
+                let source = &self.config.source;
+                checkpoints.push(partition.checkpoint(&source.group, &source.topic, number, now));
+            }
+        }
+        // The member's standing at this moment: a transaction sealed under a generation that is over is refused.
+        let group = self
+            .source
+            .group_metadata()
+            .ok_or_else(|| Error::Thread("no member of the group".to_owned()))?;
+        self.sink
+            .commit(pending.seal(&self.config.topics, checkpoints, group))
+    }
+
+    pub(super) fn committed(&mut self, committed: Committed) {
+        for (key, state) in &committed.states {
+            // A newer one may be on its way already.
+            if self
+                .uncommitted
+                .get(key)
+                .is_some_and(|s| s.version == state.version)
+            {
+                self.uncommitted.remove(key);
+            }
+        }
+        let updates = committed.changes.len() as u64;
+        let events: u64 = committed
+            .changes
+            .iter()
+            .filter_map(|c| c.window.as_ref())
+            .map(|w| u64::from(w.events))
+            .sum();
+        self.parts.status.send_modify(|s| {
+            s.updates_committed += updates;
+            s.events_committed += events;
+            s.commits += 1;
+            s.commit_time += committed.took;
+        });
+        if let Some(changes) = &self.parts.changes {
+            let _ = changes.send(committed.changes);
+        }
+    }
+}

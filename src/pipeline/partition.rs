@@ -1,0 +1,178 @@
+//! One input partition: its windows, what waits of each user, and what is settled.
+
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::sync::Arc;
+
+use tokio::task::AbortHandle;
+
+use super::restore::Restored;
+use crate::checkpoint::{OffsetSet, Progress};
+use crate::codec::{FORMAT, proto};
+use crate::event::Event;
+use crate::window::{self, Closed, Windows};
+
+/// What waits of one user.
+#[derive(Default)]
+pub(super) struct Queue {
+    pub(super) waiting: VecDeque<Closed>,
+    /// The user's place among those that wait for the engine; `None` where the user does not.
+    pub(super) rank: Option<u64>,
+    /// The update under way.
+    pub(super) running: Option<AbortHandle>,
+}
+
+impl Queue {
+    fn lowest(&self) -> Option<i64> {
+        self.waiting
+            .iter()
+            .flat_map(|w| w.events.iter().map(|e| e.offset))
+            .min()
+    }
+}
+
+/// An offset's place among everything read, and Kafka's time for it.
+#[derive(Clone, Copy)]
+struct Mark {
+    sequence: u64,
+    timestamp_ms: i64,
+}
+
+/// One offset in so many is marked.
+const MARK_EVERY: i64 = 64;
+
+pub(super) struct Partition {
+    /// Told apart from a former assignment of the same partition.
+    pub(super) epoch: u64,
+    pub(super) windows: Windows,
+    pub(super) progress: Progress,
+    /// Offsets given up.
+    pub(super) rejected: OffsetSet,
+    /// Offsets that were late when read.
+    pub(super) late: OffsetSet,
+    /// The fate of everything below was decided before this start.
+    pub(super) decided_below: i64,
+    pub(super) users: HashMap<Arc<str>, Queue>,
+    /// Everything that there was at some time since the start is read.
+    pub(super) ended: bool,
+    /// What the last checkpoint said.
+    pub(super) committed: i64,
+    marks: BTreeMap<i64, Mark>,
+}
+
+impl Partition {
+    pub(super) fn new(config: Arc<window::Config>, restored: &Restored, epoch: u64) -> Self {
+        let start = restored.start;
+        let none = proto::Checkpoint::default();
+        let known = restored.checkpoint.is_some();
+        let checkpoint = restored.checkpoint.as_ref().unwrap_or(&none);
+        let decided_below = if known {
+            checkpoint.decided_below
+        } else {
+            start
+        };
+        let mut rejected = OffsetSet::from_gaps(checkpoint.restart_offset, &checkpoint.rejected);
+        let mut late = OffsetSet::from_gaps(checkpoint.restart_offset, &checkpoint.late);
+        rejected.forget_below(start);
+        late.forget_below(start);
+        Self {
+            epoch,
+            windows: Windows::new(config, checkpoint.watermark_ms, start < decided_below),
+            progress: Progress::new(start),
+            rejected,
+            late,
+            decided_below,
+            users: HashMap::new(),
+            ended: false,
+            committed: start,
+            marks: BTreeMap::new(),
+        }
+    }
+
+    pub(super) fn checkpoint(
+        &mut self,
+        group: &str,
+        topic: &str,
+        partition: i32,
+        now_ms: i64,
+    ) -> proto::Checkpoint {
+        let restart_offset = self.progress.restart_offset();
+        self.rejected.forget_below(restart_offset);
+        self.late.forget_below(restart_offset);
+        self.committed = restart_offset;
+        // The mark that the restart offset itself stands behind is still needed.
+        if let Some((&keep, _)) = self.marks.range(..=restart_offset).next_back() {
+            self.marks = self.marks.split_off(&keep);
+        }
+        proto::Checkpoint {
+            format: FORMAT,
+            group: group.to_owned(),
+            topic: topic.to_owned(),
+            partition,
+            restart_offset,
+            decided_below: self.decided_below.max(self.progress.next_offset()),
+            watermark_ms: self.windows.watermark_ms(),
+            rejected: self.rejected.to_gaps(restart_offset),
+            late: self.late.to_gaps(restart_offset),
+            written_ms: now_ms,
+        }
+    }
+
+    /// Marks an offset just read with its place among everything read.
+    pub(super) fn mark(&mut self, offset: i64, sequence: u64, timestamp_ms: i64) {
+        let last = self.marks.last_key_value().map(|(&o, _)| o);
+        if last.is_none_or(|last| offset >= last.saturating_add(MARK_EVERY)) {
+            self.marks.insert(
+                offset,
+                Mark {
+                    sequence,
+                    timestamp_ms,
+                },
+            );
+        }
+    }
+
+    fn mark_of(&self, offset: i64) -> Option<Mark> {
+        self.marks
+            .range(..=offset)
+            .next_back()
+            .map(|(_, &mark)| mark)
+    }
+
+    /// When the oldest event that is not settled was written, as far as Kafka tells; `None`: all are settled.
+    pub(super) fn oldest_unsettled_ms(&self) -> Option<i64> {
+        let restart = self.progress.restart_offset();
+        (restart < self.progress.next_offset())
+            .then(|| self.mark_of(restart).map(|m| m.timestamp_ms))?
+    }
+
+    /// Where a user stands among those that wait: by the oldest of what waits.
+    pub(super) fn rank(&self, user: &str) -> Option<u64> {
+        let lowest = self.users.get(user)?.lowest()?;
+        Some(self.mark_of(lowest).map_or(0, |m| m.sequence))
+    }
+
+    /// The user's lowest offset that was read and is neither folded nor given up.
+    pub(super) fn lowest_unfolded(&self, user: &str) -> Option<i64> {
+        let waiting = self.users.get(user).and_then(Queue::lowest);
+        [self.windows.lowest_open(user), waiting]
+            .into_iter()
+            .flatten()
+            .min()
+    }
+
+    /// Forgets a user of whom nothing waits.
+    pub(super) fn tidy(&mut self, user: &str) {
+        if self
+            .users
+            .get(user)
+            .is_some_and(|q| q.waiting.is_empty() && q.running.is_none())
+        {
+            self.users.remove(user);
+        }
+    }
+}
+
+/// What events cost while they wait.
+pub(super) fn bytes(events: &[Event]) -> usize {
+    events.iter().map(|e| e.bytes() + size_of::<Event>()).sum()
+}

@@ -1,0 +1,498 @@
+//! Against librdkafka's in-process broker: the way of the data from end to end, and what a second start does. Nothing about
+//! transactions can be seen there; that is for the tests on a real broker.
+use super::*;
+use crate::clock::SystemClock;
+use crate::codec::{Format, JsonMapping};
+use crate::engine::{Finish, Positions, Sampling, Script, Scripted};
+use crate::source::Start;
+use crate::window::Kind;
+use rdkafka::config::ClientConfig;
+use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::message::{Headers, Message};
+use rdkafka::mocking::MockCluster;
+use rdkafka::producer::{BaseProducer, BaseRecord, DefaultProducerContext, Producer};
+use std::collections::BTreeMap;
+
+const PARTITIONS: i32 = 2;
+
+struct World {
+    cluster: MockCluster<'static, DefaultProducerContext>,
+    folder: tempfile::TempDir,
+    produced: BTreeMap<i32, i64>,
+}
+
+/// A record as a reader sees it.
+struct Seen {
+    partition: i32,
+    key: Option<Vec<u8>>,
+    value: Option<Vec<u8>>,
+    headers: BTreeMap<String, String>,
+}
+
+impl World {
+    fn new() -> Self {
+        let cluster = MockCluster::new(1).unwrap();
+        for topic in ["in", "changes", "profiles", "checkpoints", "dead"] {
+            cluster.create_topic(topic, PARTITIONS, 1).unwrap();
+        }
+        Self {
+            cluster,
+            folder: tempfile::tempdir().unwrap(),
+            produced: BTreeMap::new(),
+        }
+    }
+
+    fn produce(&mut self, events: &[(&str, i64)]) {
+        let producer: BaseProducer = ClientConfig::new()
+            .set("bootstrap.servers", self.cluster.bootstrap_servers())
+            .create()
+            .unwrap();
+        for (user, time) in events {
+            let partition = Partitioner::Murmur2
+                .partition(user.as_bytes(), PARTITIONS)
+                .unwrap();
+            let value = format!(r#"{{"user":"{user}","time":{time}}}"#);
+            producer
+                .send(
+                    BaseRecord::to("in")
+                        .partition(partition)
+                        .key(*user)
+                        .payload(&value),
+                )
+                .unwrap();
+            *self.produced.entry(partition).or_default() += 1;
+        }
+        producer.flush(Duration::from_secs(20)).unwrap();
+    }
+
+    fn read(&self, topic: &str) -> Vec<Seen> {
+        let consumer: BaseConsumer = ClientConfig::new()
+            .set("bootstrap.servers", self.cluster.bootstrap_servers())
+            .set("group.id", "reader")
+            .set("enable.partition.eof", "true")
+            .create()
+            .unwrap();
+        let mut all = rdkafka::TopicPartitionList::new();
+        for p in 0..PARTITIONS {
+            all.add_partition_offset(topic, p, rdkafka::Offset::Beginning)
+                .unwrap();
+        }
+        consumer.assign(&all).unwrap();
+        let (mut seen, mut ended) = (Vec::new(), 0);
+        while ended < PARTITIONS {
+            match consumer.poll(Duration::from_secs(20)).unwrap() {
+                Ok(message) => seen.push(Seen {
+                    partition: message.partition(),
+                    key: message.key().map(<[u8]>::to_vec),
+                    value: message.payload().map(<[u8]>::to_vec),
+                    headers: message.headers().map_or_else(BTreeMap::new, |all| {
+                        all.iter()
+                            .map(|h| {
+                                (
+                                    h.key.to_owned(),
+                                    String::from_utf8(h.value.unwrap_or(b"").to_vec()).unwrap(),
+                                )
+                            })
+                            .collect()
+                    }),
+                }),
+                Err(rdkafka::error::KafkaError::PartitionEOF(_)) => ended += 1,
+                Err(error) => panic!("{error}"),
+            }
+        }
+        seen
+    }
+
+    fn config(&self) -> Config {
+        // The in-process broker keeps a member that has left until its session is over.
+        let properties = vec![
+            ("session.timeout.ms".to_owned(), "6000".to_owned()),
+            (
+                "bootstrap.servers".to_owned(),
+                self.cluster.bootstrap_servers(),
+            ),
+        ];
+        let mapping = JsonMapping {
+            user: Some("/user".into()),
+            time: Some("/time".into()),
+            ..JsonMapping::default()
+        };
+        Config {
+            source: source::Config {
+                properties: properties.clone(),
+                topic: "in".into(),
+                group: "g".into(),
+                start: Start::Earliest,
+                batch: 100,
+                assign_timeout: Duration::from_secs(20),
+            },
+            codec: codec::Config {
+                format: Format::Json(Box::new(mapping)),
+                max_text_bytes: 1000,
+                max_event_bytes: 1000,
+            },
+            partitioner: Partitioner::Murmur2,
+            window: window::Config {
+                kind: Kind::Tumbling {
+                    size: Duration::from_secs(10),
+                },
+                max_events: 4,
+                max_tokens: None,
+                max_age: Duration::from_secs(600),
+                out_of_orderness: Duration::from_secs(5),
+                allowed_lateness: Duration::from_secs(10),
+                idle_timeout: None,
+                max_future_skew: Duration::from_secs(60),
+            },
+            summarize: summarize::Config {
+                instructions: "list".into(),
+                event: "- @{{ partition }}:{{ offset }}".into(),
+                message: "{{ profile }}\n{{ events }}".into(),
+                empty_profile: String::new(),
+                max_tokens: 1000,
+                prompt_tokens: 10_000,
+                max_events: 6,
+                sampling: Sampling::Greedy,
+                retries: 1,
+                retry_temperature: 0.7,
+                backoff: Duration::from_millis(1),
+                backoff_max: Duration::from_millis(5),
+            },
+            commit: commit::Config {
+                properties,
+                transactional_id: "g-1".into(),
+                transaction_timeout: Duration::from_secs(20),
+                input_topic: "in".into(),
+            },
+            topics: Topics {
+                changes: "changes".into(),
+                profiles: "profiles".into(),
+                checkpoints: "checkpoints".into(),
+                dead_letters: "dead".into(),
+            },
+            commit_interval: Duration::from_millis(100),
+            commit_updates: 50,
+            open_bytes: 1 << 20,
+            waiting_bytes: 1 << 20,
+            shutdown_timeout: Duration::from_secs(20),
+            restore_timeout: Duration::from_secs(20),
+            stop_at_end: true,
+            max_updates: None,
+        }
+    }
+
+    fn store(&self) -> Arc<Store> {
+        let config = store::Config {
+            folder: self.folder.path().to_owned(),
+            cache_bytes: 1 << 20,
+            history: 3,
+            journal_entries: 1000,
+        };
+        Arc::new(Store::open(&config).unwrap())
+    }
+
+    /// Runs to the end of the input, or to `max_updates`.
+    fn run(&self, config: &Config, engine: Arc<Scripted>) -> Result<Status, Error> {
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(2)
+            .enable_all()
+            .build()
+            .unwrap();
+        let (status, shown) = watch::channel(Status::default());
+        let (_stop, stopped) = watch::channel(false);
+        let parts = Parts {
+            engine,
+            store: self.store(),
+            clock: Arc::new(SystemClock),
+            status,
+            changes: None,
+        };
+        let bounded = tokio::time::Duration::from_secs(60);
+        let ended = runtime
+            .block_on(async { tokio::time::timeout(bounded, run(config, &parts, stopped)).await });
+        ended.unwrap_or_else(|_| panic!("it hangs: {:?}", shown.borrow()))?;
+        Ok(shown.borrow().clone())
+    }
+
+    /// Every event of the input is folded once or dead-lettered once; versions have no gap; the profiles are the last changes.
+    fn verify(&self) -> Positions {
+        let mut last: BTreeMap<String, proto::ProfileChange> = BTreeMap::new();
+        for record in self.read("changes") {
+            let change = codec::decode_change(&record.value.unwrap()).unwrap();
+            let before = last.get(&change.user_id);
+            assert_eq!(change.previous_version, before.map_or(0, |c| c.version));
+            assert_eq!(change.version, change.previous_version + 1);
+            assert_eq!(change.before, before.map_or("", |c| c.after.as_str()));
+            last.insert(change.user_id.clone(), change);
+        }
+        let mut states = BTreeMap::new();
+        for record in self.read("profiles") {
+            let state = codec::decode_state(&record.value.unwrap()).unwrap();
+            let home = Partitioner::Murmur2.partition(state.user_id.as_bytes(), PARTITIONS);
+            assert_eq!(
+                (home, record.key.as_deref()),
+                (Some(record.partition), Some(state.user_id.as_bytes()))
+            );
+            states.insert(state.user_id.clone(), state);
+        }
+        let mut all = Positions::default();
+        assert_eq!(states.len(), last.len());
+        for (user, change) in &last {
+            let state = &states[user];
+            assert_eq!(
+                (state.version, &state.summary),
+                (change.version, &change.after)
+            );
+            let mine = Positions::parse(&state.summary).unwrap();
+            assert!(
+                mine.repeated.is_empty(),
+                "folded twice: {:?}",
+                mine.repeated
+            );
+            for (partition, folded) in mine.folded {
+                let sum = all.folded.entry(partition).or_default();
+                for (first, end) in folded.runs() {
+                    for offset in first..end {
+                        assert!(!sum.contains(offset), "in two profiles: {offset}");
+                        sum.insert(offset);
+                    }
+                }
+            }
+        }
+        all
+    }
+
+    fn all_folded(&self) {
+        let folded = self.verify();
+        for (partition, end) in &self.produced {
+            let runs: Vec<_> = folded.folded[partition].runs().collect();
+            assert_eq!(runs, [(0, *end)], "partition {partition}");
+        }
+    }
+}
+
+fn events(users: usize, rounds: i64) -> Vec<(String, i64)> {
+    let all = (0..rounds)
+        .flat_map(|r| (0..users).map(move |u| (format!("user{u}"), 1_000_000 + r * 3000)));
+    all.collect()
+}
+
+fn borrowed(events: &[(String, i64)]) -> Vec<(&str, i64)> {
+    events.iter().map(|(u, t)| (u.as_str(), *t)).collect()
+}
+
+#[test]
+fn every_event_is_folded_once_and_the_versions_have_no_gap() {
+    let mut world = World::new();
+    world.produce(&borrowed(&events(7, 11)));
+    let status = world
+        .run(&world.config(), Arc::new(Scripted::new(3)))
+        .unwrap();
+    world.all_folded();
+    assert_eq!(
+        (
+            status.accepted,
+            status.events_committed,
+            status.dead_lettered
+        ),
+        (77, 77, 0)
+    );
+    assert_eq!(status.windows_open, 0);
+}
+
+#[test]
+fn a_second_start_goes_on_and_folds_nothing_twice() {
+    let mut world = World::new();
+    let all = events(7, 11);
+    world.produce(&borrowed(&all[..50]));
+    let config = Config {
+        max_updates: Some(5),
+        ..world.config()
+    };
+    let status = world.run(&config, Arc::new(Scripted::new(2))).unwrap();
+    assert_eq!(status.updates_committed, 5);
+    world.produce(&borrowed(&all[50..]));
+    let status = world
+        .run(&world.config(), Arc::new(Scripted::new(2)))
+        .unwrap();
+    assert!(status.skipped > 0, "nothing was read again");
+    world.all_folded();
+}
+
+#[test]
+fn a_deleted_folder_is_built_again_from_the_topics() {
+    let mut world = World::new();
+    let all = events(7, 11);
+    world.produce(&borrowed(&all));
+    let config = Config {
+        max_updates: Some(9),
+        ..world.config()
+    };
+    world.run(&config, Arc::new(Scripted::new(2))).unwrap();
+    world.folder = tempfile::tempdir().unwrap();
+    world
+        .run(&world.config(), Arc::new(Scripted::new(2)))
+        .unwrap();
+    world.all_folded();
+}
+
+#[test]
+fn what_is_too_late_or_in_the_wrong_partition_is_a_dead_letter_with_its_reason() {
+    let mut world = World::new();
+    world.produce(&[
+        ("ann", 1_000_000),
+        ("ann", 2_000_000),
+        ("ann", 1_000_000),
+        ("ann", 1_990_000),
+    ]);
+    let home = Partitioner::Murmur2.partition(b"ann", PARTITIONS).unwrap();
+    let producer: BaseProducer = ClientConfig::new()
+        .set("bootstrap.servers", world.cluster.bootstrap_servers())
+        .create()
+        .unwrap();
+    for (partition, value) in [
+        (1 - home, r#"{"user":"ann","time":1}"#),
+        (home, "{"),
+        (home, r#"{"time":1}"#),
+        (home, r#"{"user":"ann","time":99999999999999}"#),
+    ] {
+        producer
+            .send(
+                BaseRecord::<str, str>::to("in")
+                    .partition(partition)
+                    .key("k")
+                    .payload(value),
+            )
+            .unwrap();
+    }
+    producer.flush(Duration::from_secs(20)).unwrap();
+    let status = world
+        .run(&world.config(), Arc::new(Scripted::new(2)))
+        .unwrap();
+    assert_eq!(
+        (status.accepted, status.late, status.dead_lettered),
+        (3, 1, 5)
+    );
+    let mut reasons: Vec<_> = world
+        .read("dead")
+        .into_iter()
+        .map(|d| d.headers["limn-reason"].clone())
+        .collect();
+    reasons.sort();
+    assert_eq!(
+        reasons,
+        [
+            "future",
+            "malformed",
+            "no_user",
+            "too_late",
+            "wrong_partition"
+        ]
+    );
+    // A second start reads nothing of it again.
+    world
+        .run(&world.config(), Arc::new(Scripted::new(2)))
+        .unwrap();
+    assert_eq!(world.read("dead").len(), 5);
+}
+
+#[test]
+fn refused_answers_leave_the_profile_and_give_up_only_what_cannot_be_folded() {
+    let mut world = World::new();
+    world.produce(&[("ann", 1_000_000); 8]);
+    // Offset 2 poisons every prompt that it is in.
+    let engine = Scripted::with(2, |request, _| {
+        let poisoned = request.user.split_whitespace().any(|w| w.ends_with(":2"));
+        if poisoned {
+            Script::Text("cut of".into(), Finish::Length)
+        } else {
+            Script::Answer
+        }
+    });
+    let status = world.run(&world.config(), Arc::new(engine)).unwrap();
+    let dead: Vec<_> = world
+        .read("dead")
+        .into_iter()
+        .map(|d| {
+            (
+                d.headers["limn-offset"].clone(),
+                d.headers["limn-reason"].clone(),
+            )
+        })
+        .collect();
+    assert!(
+        dead.iter().any(|(o, _)| o == "2") && dead.iter().all(|(_, r)| r == "refused"),
+        "{dead:?}"
+    );
+    let folded: usize = world
+        .verify()
+        .folded
+        .values()
+        .map(|f| {
+            f.runs()
+                .map(|(a, b)| usize::try_from(b - a).unwrap())
+                .sum::<usize>()
+        })
+        .sum();
+    assert_eq!(folded + dead.len(), 8);
+    assert!(status.refused >= 2);
+}
+
+#[test]
+fn an_engine_that_is_away_costs_no_event() {
+    let mut world = World::new();
+    world.produce(&borrowed(&events(5, 6)));
+    let engine = Scripted::with(2, |_, call| {
+        let away = crate::engine::Error::Unavailable {
+            reason: "away".into(),
+            retry_after: None,
+        };
+        if call % 3 == 0 {
+            Script::Fail(away)
+        } else {
+            Script::Answer
+        }
+    });
+    let status = world.run(&world.config(), Arc::new(engine)).unwrap();
+    assert_eq!(status.dead_lettered, 0);
+    world.all_folded();
+}
+
+#[test]
+fn the_journal_answers_instead_of_the_model() {
+    let mut world = World::new();
+    world.produce(&borrowed(&events(4, 5)));
+    let engine = Arc::new(Scripted::new(1));
+    world.run(&world.config(), Arc::clone(&engine)).unwrap();
+    let (first, summaries) = (engine.calls(), world.read("profiles").len());
+    // The same input in a new world, with the old journal.
+    let mut again = World::new();
+    again.produce(&borrowed(&events(4, 5)));
+    again.folder = std::mem::replace(&mut world.folder, tempfile::tempdir().unwrap());
+    {
+        let store = again.store();
+        (0..PARTITIONS).for_each(|p| store.view.clear(p).unwrap());
+    }
+    let status = again.run(&again.config(), Arc::clone(&engine)).unwrap();
+    assert_eq!(status.from_journal, status.updates_committed);
+    assert_eq!(
+        (engine.calls(), again.read("profiles").len()),
+        (first, summaries)
+    );
+}
+
+#[test]
+fn a_topic_with_the_wrong_partition_count_and_a_missing_one_are_named() {
+    let world = World::new();
+    world.cluster.create_topic("three", 3, 1).unwrap();
+    let mut config = world.config();
+    config.topics.checkpoints = "three".into();
+    let error = world
+        .run(&config, Arc::new(Scripted::new(1)))
+        .unwrap_err()
+        .to_string();
+    assert!(
+        error.contains("three has 3 partitions") && error.contains("in has 2"),
+        "{error}"
+    );
+}

@@ -1,0 +1,465 @@
+//! A real broker for the tests: one for all of them, or one of its own for a test that kills it.
+
+use std::collections::{BTreeMap, HashSet};
+use std::fs::{self, File};
+use std::io::Write as _;
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{LazyLock, Mutex};
+use std::time::{Duration, Instant};
+
+use limn::event::Header;
+use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
+use rdkafka::client::{ClientContext, DefaultClientContext};
+use rdkafka::config::ClientConfig;
+use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::error::KafkaError;
+use rdkafka::message::{DeliveryResult, Headers as _, Message as _};
+use rdkafka::producer::{BaseProducer, BaseRecord, Producer, ProducerContext};
+use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
+
+/// How long anything may take before a test gives up. Generous: it only decides how long a failure lasts.
+pub const DEADLINE: Duration = Duration::from_secs(60);
+/// One attempt at what is tried until the deadline.
+const ATTEMPT: Duration = Duration::from_secs(2);
+const VERSION: &str = "4.3.1";
+
+/// Runs Java in place of the shell, beside a watchdog that kills it when the pipe on standard input closes, as it does
+/// however the test process ends. `keep` on the pipe kills it too, but leaves its folder for a restart.
+const WRAPPER: &str = r#"
+folder=$1; shift
+exec 3<&0
+(read -r word <&3; kill -9 $$; [ "$word" = keep ] || rm -rf "$folder" || { sleep 1; rm -rf "$folder"; }) &
+exec "$@" </dev/null 3<&-
+"#;
+
+/// A record as a `read_committed` consumer sees it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OwnedRecord {
+    pub partition: i32,
+    pub offset: i64,
+    pub key: Option<String>,
+    pub value: Option<String>,
+    pub headers: Vec<Header>,
+    pub timestamp_ms: Option<i64>,
+}
+
+/// A running Kafka of one node.
+pub struct Broker {
+    folder: PathBuf,
+    port: u16,
+    process: Option<Child>,
+}
+
+/// The broker that the tests share; topics and groups get names from [`unique`].
+pub fn shared() -> &'static Broker {
+    static SHARED: LazyLock<Broker> = LazyLock::new(Broker::start);
+    &SHARED
+}
+
+/// A name that no other test of this run uses.
+pub fn unique(name: &str) -> String {
+    static COUNT: AtomicUsize = AtomicUsize::new(0);
+    format!("{name}-{}", COUNT.fetch_add(1, Ordering::Relaxed))
+}
+
+/// Tries until there is an answer; `what` says what was waited for in vain.
+pub fn eventually<T>(what: &str, mut attempt: impl FnMut() -> Option<T>) -> T {
+    let until = Instant::now() + DEADLINE;
+    loop {
+        if let Some(answer) = attempt() {
+            return answer;
+        }
+        assert!(Instant::now() < until, "in vain for {DEADLINE:?}: {what}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+impl Broker {
+    /// Starts a broker on free ports and an empty folder.
+    pub fn start() -> Self {
+        for _ in 0..5 {
+            let folder = tempfile::Builder::new()
+                .prefix("limn-kafka-")
+                .tempdir()
+                .unwrap()
+                .keep();
+            let (port, controller) = free_ports();
+            fs::write(
+                folder.join("server.properties"),
+                properties(&folder, port, controller),
+            )
+            .unwrap();
+            let mut broker = Self {
+                folder,
+                port,
+                process: None,
+            };
+            broker.format();
+            // Another process may have taken a port since: then the broker ends by itself, and others are tried.
+            if broker.run().is_ok() {
+                return broker;
+            }
+        }
+        panic!(
+            "Kafka does not start; its log is in {}",
+            env!("CARGO_TARGET_TMPDIR")
+        );
+    }
+
+    /// What goes into `bootstrap.servers`.
+    pub fn servers(&self) -> String {
+        format!("127.0.0.1:{}", self.port)
+    }
+
+    /// Kills the broker as a power cut would; its folder stays.
+    pub fn kill9(&mut self) {
+        if let Some(mut process) = self.process.take() {
+            if let Some(mut pipe) = process.stdin.take() {
+                let _ = pipe.write_all(b"keep\n");
+            }
+            process.wait().unwrap();
+        }
+    }
+
+    /// Starts it again on the same folder and port.
+    pub fn restart(&mut self) {
+        self.kill9();
+        self.run()
+            .unwrap_or_else(|why| panic!("restarting Kafka: {why}"));
+    }
+
+    /// Makes a topic.
+    pub fn create_topic(&self, name: &str, partitions: i32, config: &[(&str, &str)]) {
+        let mut topic = NewTopic::new(name, partitions, TopicReplication::Fixed(1));
+        for (key, value) in config {
+            topic = topic.set(key, value);
+        }
+        let options = AdminOptions::new().operation_timeout(Some(DEADLINE));
+        let results = wait(self.admin().create_topics(&[topic], &options)).unwrap();
+        for result in results {
+            result.unwrap_or_else(|(name, error)| panic!("creating {name}: {error}"));
+        }
+        // The answer comes before every broker cache has the topic: wait until it can be asked about.
+        let client = self.reader("read_uncommitted");
+        eventually("the new topic's metadata", || {
+            let metadata = client.fetch_metadata(Some(name), ATTEMPT).ok()?;
+            let topic = metadata.topics().first()?;
+            let led = topic
+                .partitions()
+                .iter()
+                .filter(|p| p.leader() >= 0)
+                .count();
+            (led == usize::try_from(partitions).unwrap()).then_some(())
+        });
+    }
+
+    /// Removes the records of a partition before an offset, as retention does.
+    pub fn delete_records(&self, topic: &str, partition: i32, before: i64) {
+        let mut list = TopicPartitionList::new();
+        list.add_partition_offset(topic, partition, Offset::Offset(before))
+            .unwrap();
+        let options = AdminOptions::new().operation_timeout(Some(DEADLINE));
+        let answer = wait(self.admin().delete_records(&list, &options)).unwrap();
+        answer.elements()[0].error().unwrap();
+    }
+
+    /// Produces one record with `acks=all`; returns its offset.
+    pub fn produce(&self, topic: &str, partition: i32, key: &str, value: &str) -> i64 {
+        self.produce_all(topic, partition, &[(key, value)])[0]
+    }
+
+    /// Produces records with `acks=all`; returns their offsets.
+    pub fn produce_all(&self, topic: &str, partition: i32, records: &[(&str, &str)]) -> Vec<i64> {
+        let producer: BaseProducer<Acks> = self
+            .client()
+            .set("acks", "all")
+            .set("enable.idempotence", "true")
+            .create_with_context(Acks::default())
+            .unwrap();
+        for (key, value) in records {
+            let record = BaseRecord::to(topic)
+                .partition(partition)
+                .key(*key)
+                .payload(*value);
+            producer.send(record).map_err(|(error, _)| error).unwrap();
+        }
+        producer.flush(DEADLINE).unwrap();
+        let offsets = producer.context().0.lock().unwrap().clone();
+        let offsets: Vec<i64> = offsets.into_iter().map(Result::unwrap).collect();
+        assert_eq!(offsets.len(), records.len());
+        offsets
+    }
+
+    /// A transactional producer, ready to begin.
+    pub fn transactional(&self, id: &str) -> BaseProducer {
+        let producer: BaseProducer = self.client().set("transactional.id", id).create().unwrap();
+        producer.init_transactions(DEADLINE).unwrap();
+        producer
+    }
+
+    /// Every record of the topic that a `read_committed` consumer sees, partition by partition. Waits until no
+    /// transaction is open there: a commit is answered before its markers stand in the topics.
+    pub fn read_committed(&self, topic: &str) -> Vec<OwnedRecord> {
+        let (all, committed) = (
+            self.reader("read_uncommitted"),
+            self.reader("read_committed"),
+        );
+        for partition in 0..self.partitions(topic) {
+            eventually(
+                &format!("the transactions on {topic}[{partition}] to end"),
+                || {
+                    let (_, end) = all.fetch_watermarks(topic, partition, ATTEMPT).ok()?;
+                    let (_, stable) = committed.fetch_watermarks(topic, partition, ATTEMPT).ok()?;
+                    (stable == end).then_some(())
+                },
+            );
+        }
+        self.visible(topic)
+    }
+
+    /// What a `read_committed` consumer sees at this moment, which open transactions may hold back.
+    pub fn visible(&self, topic: &str) -> Vec<OwnedRecord> {
+        let mut from = TopicPartitionList::new();
+        for partition in 0..self.partitions(topic) {
+            from.add_partition_offset(topic, partition, Offset::Beginning)
+                .unwrap();
+        }
+        let reader = self.reader("read_committed");
+        reader.assign(&from).unwrap();
+        let (mut records, mut ended) = (Vec::new(), HashSet::new());
+        let until = Instant::now() + DEADLINE;
+        while ended.len() < from.count() {
+            assert!(Instant::now() < until, "{topic} has no end");
+            match reader.poll(Duration::from_millis(100)) {
+                Some(Ok(message)) => records.push(owned(&message)),
+                Some(Err(KafkaError::PartitionEOF(partition))) => {
+                    ended.insert(partition);
+                }
+                Some(Err(error)) => panic!("reading {topic}: {error}"),
+                None => {}
+            }
+        }
+        records.sort_by_key(|r| (r.partition, r.offset));
+        records
+    }
+
+    /// The group's committed offsets of a topic, behind every pending transaction.
+    pub fn committed_offsets(&self, group: &str, topic: &str) -> BTreeMap<i32, i64> {
+        let client: BaseConsumer = self
+            .client()
+            .set("group.id", group)
+            .set("isolation.level", "read_committed")
+            .create()
+            .unwrap();
+        let mut asked = TopicPartitionList::new();
+        asked.add_partition_range(topic, 0, self.partitions(topic) - 1);
+        let answer = client.committed_offsets(asked, DEADLINE).unwrap();
+        let offsets = answer.elements();
+        let known = offsets.iter().filter_map(|e| match e.offset() {
+            Offset::Offset(offset) => Some((e.partition(), offset)),
+            _ => None,
+        });
+        known.collect()
+    }
+
+    /// A client configuration that reaches this broker.
+    pub fn client(&self) -> ClientConfig {
+        let mut client = ClientConfig::new();
+        client.set("bootstrap.servers", self.servers());
+        client
+    }
+
+    fn reader(&self, isolation: &str) -> BaseConsumer {
+        self.client()
+            .set("group.id", "tests-read-without-a-group")
+            .set("enable.auto.commit", "false")
+            .set("enable.partition.eof", "true")
+            .set("isolation.level", isolation)
+            .create()
+            .unwrap()
+    }
+
+    fn partitions(&self, topic: &str) -> i32 {
+        let metadata = self
+            .reader("read_committed")
+            .fetch_metadata(Some(topic), DEADLINE)
+            .unwrap();
+        i32::try_from(metadata.topics()[0].partitions().len()).unwrap()
+    }
+
+    fn admin(&self) -> AdminClient<DefaultClientContext> {
+        self.client().create().unwrap()
+    }
+
+    fn log(&self) -> PathBuf {
+        Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("kafka-{}.log", self.port))
+    }
+
+    fn format(&self) {
+        let output = java()
+            .args([
+                "kafka.tools.StorageTool",
+                "format",
+                "-t",
+                "MkU3OEVBNTcwNTJENDM2Qg",
+                "-c",
+            ])
+            .arg(self.folder.join("server.properties"))
+            .output()
+            .expect("java can be started");
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(
+            output.status.success(),
+            "formatting Kafka's storage: {said}"
+        );
+    }
+
+    /// Starts the process and waits until it answers. An error: it ended by itself.
+    fn run(&mut self) -> Result<(), String> {
+        let log = File::create(self.log()).unwrap();
+        let java = java();
+        let mut process = Command::new("sh")
+            .args(["-c", WRAPPER, "sh"])
+            .arg(&self.folder)
+            .arg(java.get_program())
+            .args(java.get_args())
+            .arg("kafka.Kafka")
+            .arg(self.folder.join("server.properties"))
+            .stdin(Stdio::piped())
+            .stdout(log.try_clone().unwrap())
+            .stderr(log)
+            .spawn()
+            .unwrap();
+        let mut ended = None;
+        eventually("Kafka to start", || {
+            ended = process.try_wait().unwrap();
+            let log = fs::read_to_string(self.log()).unwrap_or_default();
+            (ended.is_some() || log.contains("Kafka Server started")).then_some(())
+        });
+        if let Some(status) = ended {
+            return Err(format!("{status}; its log: {}", self.log().display()));
+        }
+        self.process = Some(process);
+        let client = self.reader("read_uncommitted");
+        eventually("Kafka to answer", || {
+            client.fetch_metadata(None, ATTEMPT).ok().map(drop)
+        });
+        Ok(())
+    }
+}
+
+impl Drop for Broker {
+    fn drop(&mut self) {
+        match self.process.take() {
+            // The pipe closes: the watchdog kills the broker and removes its folder.
+            Some(mut process) => {
+                drop(process.stdin.take());
+                let _ = process.wait();
+            }
+            None => drop(fs::remove_dir_all(&self.folder)),
+        }
+    }
+}
+
+/// The offsets that the broker acknowledged, in order.
+#[derive(Default)]
+struct Acks(Mutex<Vec<Result<i64, KafkaError>>>);
+
+impl ClientContext for Acks {}
+
+impl ProducerContext for Acks {
+    type DeliveryOpaque = ();
+
+    fn delivery(&self, result: &DeliveryResult<'_>, (): ()) {
+        let result = match result {
+            Ok(message) => Ok(message.offset()),
+            Err((error, _)) => Err(error.clone()),
+        };
+        self.0.lock().unwrap().push(result);
+    }
+}
+
+fn owned(message: &rdkafka::message::BorrowedMessage<'_>) -> OwnedRecord {
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    let headers = message.headers().into_iter().flat_map(|h| h.iter());
+    OwnedRecord {
+        partition: message.partition(),
+        offset: message.offset(),
+        key: message.key().map(text),
+        value: message.payload().map(text),
+        headers: headers
+            .map(|h| (h.key.into(), h.value.map(Into::into)))
+            .collect(),
+        timestamp_ms: message.timestamp().to_millis(),
+    }
+}
+
+/// Java with Kafka on its class path, small and quick to start.
+fn java() -> Command {
+    let cache = std::env::var_os("LIMN_CACHE").map_or_else(
+        || Path::new(&std::env::var_os("HOME").expect("HOME is set")).join(".cache/limn"),
+        PathBuf::from,
+    );
+    let jars = cache.join(format!("kafka-{VERSION}"));
+    assert!(
+        jars.is_dir(),
+        "no Kafka in {}: run scripts/fetch-kafka.sh",
+        jars.display()
+    );
+    let mut java = Command::new("java");
+    java.args([
+        "-Xmx512m",
+        "-XX:+UseSerialGC",
+        "-XX:TieredStopAtLevel=1",
+        "-cp",
+    ])
+    .arg(jars.join("*"));
+    java
+}
+
+fn free_ports() -> (u16, u16) {
+    let free = || TcpListener::bind("127.0.0.1:0").unwrap();
+    let (one, two) = (free(), free());
+    (
+        one.local_addr().unwrap().port(),
+        two.local_addr().unwrap().port(),
+    )
+}
+
+fn properties(folder: &Path, port: u16, controller: u16) -> String {
+    format!(
+        "process.roles=broker,controller
+node.id=1
+controller.quorum.voters=1@127.0.0.1:{controller}
+listeners=PLAINTEXT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller}
+advertised.listeners=PLAINTEXT://127.0.0.1:{port}
+controller.listener.names=CONTROLLER
+listener.security.protocol.map=PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT
+log.dirs={}
+auto.create.topics.enable=false
+offsets.topic.replication.factor=1
+offsets.topic.num.partitions=4
+transaction.state.log.replication.factor=1
+transaction.state.log.min.isr=1
+transaction.state.log.num.partitions=4
+# Transactions that nobody ends are looked for every 10 s by default.
+transaction.abort.timed.out.transaction.cleanup.interval.ms=500
+group.initial.rebalance.delay.ms=0
+group.min.session.timeout.ms=1000
+group.consumer.min.session.timeout.ms=1000
+group.consumer.min.heartbeat.interval.ms=200
+group.consumer.heartbeat.interval.ms=500
+",
+        folder.join("data").display()
+    )
+}
+
+fn wait<F: Future>(future: F) -> F::Output {
+    tokio::runtime::Builder::new_current_thread()
+        .build()
+        .unwrap()
+        .block_on(future)
+}
