@@ -47,8 +47,9 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
         (false, false) => "not made",
     };
     for (wanted, partitions) in &plan.missing {
-        // What the brokers refused was told above.
-        if refused.iter().all(|finding| finding.spares(&wanted.name)) {
+        // What the brokers refused was told above; without the input no count is known.
+        let refused = !refused.iter().all(|finding| finding.spares(&wanted.name));
+        if *partitions > 0 && !refused {
             let properties: Vec<_> = wanted
                 .properties
                 .iter()

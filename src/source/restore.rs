@@ -148,7 +148,7 @@ fn stop_if(cancelled: &AtomicBool) -> Result<(), Error> {
 /// How many partitions a topic has.
 ///
 /// # Errors
-/// [`Error::Missing`] where there is no such topic, [`Error::Kafka`] where the brokers do not answer.
+/// [`Error::MissingTopic`] where there is no such topic, [`Error::Kafka`] where the brokers do not answer.
 pub fn partitions(
     properties: &[(String, String)],
     topic: &str,
