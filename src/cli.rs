@@ -15,7 +15,12 @@ use limn::config::{Config, Faults};
 
 /// Textual user profiles, kept up to date from a Kafka stream by a language model, exactly once.
 #[derive(Parser)]
-#[command(version, arg_required_else_help = true)]
+#[command(
+    version,
+    arg_required_else_help = true,
+    after_help = "config/limn.toml explains every key; LIMN_SECTION__KEY in the environment goes before the file.\n\
+                  Exit codes: 0 all is well, 1 a fault was found or something failed, 2 the command line is wrong."
+)]
 struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -41,12 +46,19 @@ struct ConfigFile {
 
 impl ConfigFile {
     fn load(&self) -> Result<Config, Faults> {
-        // What is no UTF-8 can be none of our keys.
-        let environment = std::env::vars_os().filter_map(|(name, value)| {
-            Some((name.into_string().ok()?, value.into_string().ok()?))
-        });
-        Config::load(&self.config, environment)
+        Config::load(&self.config, environment())
     }
+
+    /// What of it is sound, beside all its faults.
+    fn examine(&self) -> (Option<Config>, Faults) {
+        Config::examine(&self.config, environment())
+    }
+}
+
+/// What is no UTF-8 can be none of our keys.
+fn environment() -> impl Iterator<Item = (String, String)> {
+    std::env::vars_os()
+        .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
 }
 
 /// Runs what the arguments ask for: 0, or 1 after a failure, which is told on the standard error. Wrong arguments end it with 2.
@@ -66,5 +78,15 @@ pub fn run() -> ExitCode {
             eprintln!("limn: {error:#}");
             ExitCode::FAILURE
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    #[test]
+    fn the_command_line_is_sound() {
+        super::Cli::command().debug_assert();
     }
 }

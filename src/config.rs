@@ -127,13 +127,7 @@ impl Config {
         path: &Path,
         environment: impl IntoIterator<Item = (String, String)>,
     ) -> Result<Self, Faults> {
-        let text = std::fs::read_to_string(path).map_err(|error| {
-            Faults::whole(format!(
-                "{}: the configuration cannot be read: {error}; name another with --config",
-                path.display()
-            ))
-        })?;
-        Self::parse(&text, environment)
+        Self::sound(Self::examine(path, environment))
     }
 
     /// Reads a file's text and lays the environment over it.
@@ -144,17 +138,49 @@ impl Config {
         text: &str,
         environment: impl IntoIterator<Item = (String, String)>,
     ) -> Result<Self, Faults> {
+        Self::sound(Self::examine_text(text, environment))
+    }
+
+    /// As [`Config::load`], but what is sound can be looked at beside the faults: a key with a fault has its default, and
+    /// is not to be used. `None` where the file cannot be read as TOML at all.
+    pub fn examine(
+        path: &Path,
+        environment: impl IntoIterator<Item = (String, String)>,
+    ) -> (Option<Self>, Faults) {
+        match std::fs::read_to_string(path) {
+            Ok(text) => Self::examine_text(&text, environment),
+            Err(error) => {
+                let wanted = format!(
+                    "{}: the configuration cannot be read: {error}; name another with --config",
+                    path.display()
+                );
+                (None, Faults::whole(wanted))
+            }
+        }
+    }
+
+    fn examine_text(
+        text: &str,
+        environment: impl IntoIterator<Item = (String, String)>,
+    ) -> (Option<Self>, Faults) {
         let notes = Notes::default();
-        let config = Self::read(text, environment, &notes)?;
-        let mut faults = notes.faults.into_inner();
-        faults.sort_by_key(|fault| match fault.place {
-            Some(Place::Line(line)) => line,
-            _ => usize::MAX,
-        });
-        if faults.is_empty() {
-            Ok(config)
-        } else {
-            Err(Faults(faults))
+        match Self::read(text, environment, &notes) {
+            Err(faults) => (None, faults),
+            Ok(config) => {
+                let mut faults = notes.faults.into_inner();
+                faults.sort_by_key(|fault| match fault.place {
+                    Some(Place::Line(line)) => line,
+                    _ => usize::MAX,
+                });
+                (Some(config), Faults(faults))
+            }
+        }
+    }
+
+    fn sound(examined: (Option<Self>, Faults)) -> Result<Self, Faults> {
+        match examined {
+            (Some(config), faults) if faults.0.is_empty() => Ok(config),
+            (_, faults) => Err(faults),
         }
     }
 

@@ -15,6 +15,7 @@ pub mod event;
 pub mod load;
 pub mod pipeline;
 pub mod profile;
+pub mod serve;
 pub mod source;
 pub mod store;
 pub mod summarize;

@@ -1,15 +1,22 @@
 //! The topic admin: librdkafka's properties checked, limn's topics set beside what the brokers have, and created.
 
+mod properties;
+#[cfg(test)]
+mod tests;
+
+pub use properties::{PropertyFault, client_fault, property_fault};
+
 use std::collections::BTreeMap;
 use std::fmt;
 use std::time::Duration;
 
-use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, ResourceSpecifier, TopicReplication};
+use rdkafka::admin::{
+    AdminClient, AdminOptions, NewTopic, OwnedResourceSpecifier, ResourceSpecifier,
+    TopicReplication,
+};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
-use rdkafka::producer::BaseProducer;
-use rdkafka::types::RDKafkaConfRes;
 
 /// What `limn topics` creates.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -152,6 +159,21 @@ pub enum Finding {
     },
 }
 
+impl Finding {
+    /// Whether it says nothing against the topic of that name.
+    #[must_use]
+    pub fn spares(&self, topic: &str) -> bool {
+        match self {
+            Self::Brokers { .. } => false,
+            Self::NoInput { name }
+            | Self::Missing { name, .. }
+            | Self::Partitions { name, .. }
+            | Self::Cleanup { name, .. }
+            | Self::NotCreated { name, .. } => name != topic,
+        }
+    }
+}
+
 impl fmt::Display for Finding {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -291,9 +313,9 @@ impl Admin {
             Err(error) => return vec![brokers(doing)(error)],
         };
         let mut findings = Vec::new();
-        for (topic, described) in topics.iter().zip(described) {
-            let found = match described {
-                Ok(resource) => resource.get("cleanup.policy").and_then(|e| e.value.clone()),
+        for described in described {
+            let resource = match described {
+                Ok(resource) => resource,
                 Err(code) => {
                     findings.push(Finding::Brokers {
                         doing,
@@ -302,6 +324,15 @@ impl Admin {
                     continue;
                 }
             };
+            let OwnedResourceSpecifier::Topic(name) = &resource.specifier else {
+                continue;
+            };
+            let Some(topic) = topics.iter().find(|topic| topic.name == *name) else {
+                continue;
+            };
+            let found = resource
+                .get("cleanup.policy")
+                .and_then(|entry| entry.value.clone());
             let wanted = topic
                 .properties
                 .iter()
@@ -377,132 +408,5 @@ fn brokers(doing: &'static str) -> impl FnOnce(KafkaError) -> Finding {
             KafkaError::MetadataFetch(code) | KafkaError::AdminOp(code) => code.to_string(),
             other => other.to_string(),
         },
-    }
-}
-
-/// What is wrong with a property by itself.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum PropertyFault {
-    /// librdkafka has no such property.
-    Unknown,
-    /// The value does not do, or this build cannot do it. The text may quote the value.
-    Invalid(String),
-}
-
-/// Asks librdkafka about one property.
-#[must_use]
-pub fn property_fault(name: &str, value: &str) -> Option<PropertyFault> {
-    let mut config = ClientConfig::new();
-    config.set(name, value);
-    match config.create_native_config() {
-        Ok(_) => None,
-        Err(KafkaError::ClientConfig(RDKafkaConfRes::RD_KAFKA_CONF_UNKNOWN, ..)) => {
-            Some(PropertyFault::Unknown)
-        }
-        Err(KafkaError::ClientConfig(_, said, ..)) => {
-            let hint = if said.contains("not supported in this build") {
-                ": build limn with --features tls (TLS, SASL) or gssapi (Kerberos)"
-            } else {
-                ""
-            };
-            Some(PropertyFault::Invalid(format!("{said}{hint}")))
-        }
-        Err(other) => Some(PropertyFault::Invalid(other.to_string())),
-    }
-}
-
-/// Makes a client of the properties, each of them sound by itself, without reaching for a broker: what librdkafka says
-/// where they do not go together. The text may quote values.
-#[must_use]
-pub fn client_fault(properties: &[(String, String)]) -> Option<String> {
-    let mut config = ClientConfig::new();
-    config.extend(properties.iter().cloned());
-    config
-        .remove("bootstrap.servers")
-        .set("log_level", "2")
-        .set_log_level(RDKafkaLogLevel::Critical);
-    match config.create::<BaseProducer>() {
-        Ok(_) => None,
-        Err(KafkaError::ClientConfig(_, said, ..) | KafkaError::ClientCreation(said)) => Some(said),
-        Err(other) => Some(other.to_string()),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn config() -> Config {
-        Config {
-            input: "in".into(),
-            changes: "c".into(),
-            profiles: "p".into(),
-            checkpoints: "k".into(),
-            dead_letters: "d".into(),
-            replication_factor: None,
-            changes_retention: Duration::from_secs(60),
-            dead_letters_retention: Duration::from_secs(120),
-        }
-    }
-
-    #[test]
-    fn states_are_compacted_and_what_happened_is_kept_for_a_time() {
-        let policy = |w: &Wanted| w.properties[0].1.clone();
-        let policies: Vec<_> = config()
-            .wanted()
-            .iter()
-            .map(|w| (w.key, policy(w), w.partitions_as_input))
-            .collect();
-        assert_eq!(
-            policies,
-            [
-                ("topics.changes", "delete".to_owned(), false),
-                ("topics.profiles", "compact".to_owned(), true),
-                ("topics.checkpoints", "compact".to_owned(), true),
-                ("topics.dead_letters", "delete".to_owned(), true),
-            ]
-        );
-        assert!(
-            config().wanted()[3]
-                .properties
-                .contains(&("retention.ms", "120000".to_owned()))
-        );
-    }
-
-    #[test]
-    fn every_property_of_a_created_topic_is_named_once() {
-        for wanted in config().wanted() {
-            let mut names: Vec<_> = wanted.properties.iter().map(|(n, _)| n).collect();
-            names.sort();
-            names.dedup();
-            assert_eq!(names.len(), wanted.properties.len());
-        }
-    }
-
-    #[test]
-    fn librdkafka_names_properties_that_it_does_not_know_and_values_that_do_not_do() {
-        assert_eq!(property_fault("fetch.min.bytes", "10"), None);
-        assert_eq!(
-            property_fault("fetch.min.byte", "10"),
-            Some(PropertyFault::Unknown)
-        );
-        assert!(matches!(
-            property_fault("fetch.min.bytes", "ten"),
-            Some(PropertyFault::Invalid(_))
-        ));
-    }
-
-    #[tokio::test(flavor = "multi_thread")]
-    async fn brokers_that_do_not_answer_are_a_finding_and_not_a_panic() {
-        let properties = [("bootstrap.servers".to_owned(), "127.0.0.1:1".to_owned())];
-        let admin = Admin::new(&properties, Duration::from_millis(300)).unwrap();
-        let plan = admin.plan(&config()).await;
-        let [finding] = &plan.findings[..] else {
-            panic!("{plan:?}")
-        };
-        assert!(
-            finding.to_string().starts_with("kafka.brokers: "),
-            "{finding}"
-        );
     }
 }

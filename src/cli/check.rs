@@ -1,46 +1,188 @@
 //! `limn check`
 
-use limn::config::Engine;
+use std::fs::{self, File, TryLockError};
+use std::io;
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+
+use anyhow::bail;
+use limn::config::{Config, Engine, Faults};
 use limn::topics::{Admin, Finding};
 
-/// Look at the configuration, the brokers, the topics and the model, and tell every fault at once.
+/// Looks for every fault at once: configuration, brokers, topics, model, state folder, HTTP address
+///
+/// What has a fault is named with its key, what was found and what would do. Nothing is changed.
 #[derive(clap::Args)]
+#[command(
+    after_help = "Examples:\n  limn check --config limn.toml\n  limn check --config limn.toml --offline\n  LIMN_KAFKA__BROKERS=kafka:9092 limn check --config limn.toml"
+)]
 pub struct Args {
     #[command(flatten)]
     config: super::ConfigFile,
-    /// Do not ask the brokers.
+    /// Leave out what needs the brokers
     #[arg(long)]
     offline: bool,
 }
 
+/// What was looked at, and what is wrong with it.
+struct Part {
+    name: &'static str,
+    faults: Vec<String>,
+}
+
 pub fn run(args: &Args) -> anyhow::Result<()> {
-    let config = args.config.load()?;
-    let mut faults: Vec<String> = Vec::new();
-    if let Engine::Candle(candle) = &config.engine {
-        let adapter = candle.adapter.iter().map(|path| ("engine.adapter", path));
-        for (key, path) in std::iter::once(("engine.model", &candle.model)).chain(adapter) {
-            if !path.exists() {
-                faults.push(format!("{key}: there is no {}", path.display()));
-            }
+    let (config, faults) = args.config.examine();
+    let mut parts = Vec::new();
+    if let Some(config) = &config {
+        // A section with a fault has defaults in its place: what they lead to would be told of what nobody wrote.
+        let sound = |sections: &[&str]| sections.iter().all(|section| !touched(&faults, section));
+        if !args.offline && sound(&["kafka", "source", "topics"]) {
+            parts.push(Part {
+                name: "brokers and topics",
+                faults: brokers(config)?,
+            });
+        }
+        if sound(&["engine"]) {
+            parts.push(Part {
+                name: "model",
+                faults: model(&config.engine),
+            });
+        }
+        if sound(&["store"]) {
+            parts.push(Part {
+                name: "state folder",
+                faults: folder(&config.store.folder),
+            });
+        }
+        if sound(&["http"]) {
+            let faults = TcpListener::bind(config.http.listen).err().map(|error| {
+                    format!("http.listen: {} cannot be listened on: {error}; stop what listens there, or choose another port", config.http.listen)
+                });
+            parts.push(Part {
+                name: "HTTP address",
+                faults: faults.into_iter().collect(),
+            });
         }
     }
-    if !args.offline {
-        match Admin::new(&config.source_room().properties, config.kafka.timeout) {
-            Err(finding) => faults.push(finding.to_string()),
+    let faults = faults.0.iter().map(ToString::to_string).collect();
+    parts.insert(
+        0,
+        Part {
+            name: "configuration",
+            faults,
+        },
+    );
+    let mut count = 0;
+    for Part { name, faults } in &parts {
+        if faults.is_empty() {
+            println!("ok     {name}");
+        }
+        for fault in faults {
+            eprintln!("fault  {fault}");
+        }
+        count += faults.len();
+    }
+    match count {
+        0 => Ok(()),
+        1 => bail!("1 fault"),
+        count => bail!("{count} faults"),
+    }
+}
+
+/// Whether a section has a fault, or a whole line of the file could not be told to any.
+fn touched(faults: &Faults, section: &str) -> bool {
+    faults
+        .0
+        .iter()
+        .any(|fault| fault.key.is_empty() || fault.key.split('.').next() == Some(section))
+}
+
+fn brokers(config: &Config) -> anyhow::Result<Vec<String>> {
+    let findings = tokio::runtime::Runtime::new()?.block_on(async {
+        match Admin::new(&config.kafka.producer.reveal(), config.kafka.timeout) {
+            Err(finding) => vec![finding],
             Ok(admin) => {
-                let plan = tokio::runtime::Runtime::new()?.block_on(admin.plan(&config.topics));
-                faults.extend(plan.findings.iter().map(ToString::to_string));
-                let missing = plan.missing.iter().map(|(topic, _)| Finding::Missing {
-                    name: topic.name.clone(),
-                    key: topic.key,
-                });
-                faults.extend(missing.map(|finding| finding.to_string()));
+                let plan = admin.plan(&config.topics).await;
+                let missing = plan
+                    .missing
+                    .into_iter()
+                    .map(|(wanted, _)| Finding::Missing {
+                        name: wanted.name,
+                        key: wanted.key,
+                    });
+                // Where the brokers did not answer nothing is known to be missing, and nothing is in `missing`.
+                plan.findings.into_iter().chain(missing).collect()
+            }
+        }
+    });
+    Ok(findings.iter().map(ToString::to_string).collect())
+}
+
+/// Whether the engine can be made: its files first, each by its key, then the model itself.
+fn model(engine: &Engine) -> Vec<String> {
+    let mut faults = Vec::new();
+    if let Engine::Candle(candle) = engine {
+        for (key, path) in [
+            ("engine.model", Some(&candle.model)),
+            ("engine.adapter", candle.adapter.as_ref()),
+            ("engine.tokenizer", candle.tokenizer.as_ref()),
+        ] {
+            let opened = match path {
+                Some(path) if path.is_dir() => fs::read_dir(path).map(drop),
+                Some(path) => File::open(path).map(drop),
+                None => Ok(()),
+            };
+            if let (Some(path), Err(error)) = (path, opened) {
+                faults.push(format!(
+                    "{key}: {} cannot be opened: {error}; correct the path (it is relative to the folder that limn is started in)",
+                    path.display()
+                ));
             }
         }
     }
     if faults.is_empty() {
-        println!("everything is as it should be");
-        return Ok(());
+        faults.extend(
+            super::run::engine(engine)
+                .err()
+                .map(|error| match format!("{error:#}") {
+                    said if said.starts_with("engine") => said,
+                    said => format!("engine: {said}"),
+                }),
+        );
     }
-    anyhow::bail!("{} faults:\n{}", faults.len(), faults.join("\n"))
+    faults
+}
+
+/// Whether a process could keep its state there. Nothing is left behind, and a folder that is not there is not made.
+fn folder(folder: &Path) -> Vec<String> {
+    let said = |path: &Path, error: &io::Error| {
+        vec![format!(
+            "store.folder: {} cannot be written to: {error}; correct its rights, or name another folder",
+            path.display()
+        )]
+    };
+    // The file that a running limn holds locked.
+    if let Ok(lock) = File::open(folder.join("lock"))
+        && matches!(lock.try_lock_shared(), Err(TryLockError::WouldBlock))
+    {
+        return vec![format!(
+            "store.folder: {} is in use by another limn process; stop it, or give this one a folder of its own",
+            folder.display()
+        )];
+    }
+    let mut nearest = PathBuf::from(folder);
+    while !nearest.exists() {
+        if !nearest.pop() || nearest.as_os_str().is_empty() {
+            nearest = PathBuf::from(".");
+            break;
+        }
+    }
+    let probe = nearest.join(format!(".limn-check-{}", std::process::id()));
+    match File::create_new(&probe) {
+        Ok(_) => match fs::remove_file(&probe) {
+            Ok(()) => Vec::new(),
+            Err(error) => said(&nearest, &error),
+        },
+        Err(error) => said(&nearest, &error),
+    }
 }

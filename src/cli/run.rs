@@ -79,7 +79,7 @@ async fn told_to_stop() {
 }
 
 /// Opens the model. Blocks.
-fn engine(wanted: &Wanted) -> anyhow::Result<Arc<dyn Engine>> {
+pub(super) fn engine(wanted: &Wanted) -> anyhow::Result<Arc<dyn Engine>> {
     Ok(match wanted {
         Wanted::Candle(candle) => {
             if candle.tokenizer.is_some() {

@@ -1,42 +1,70 @@
 //! `limn topics`
 
+use anyhow::bail;
 use limn::topics::Admin;
 
-/// Create the topics that limn writes, as they must be. What is there already stays; what is there in the wrong way is named.
+/// Creates the output topics as limn wants them
+///
+/// The input must be there; profiles, checkpoints and dead letters get as many partitions, and so do changes. Topics
+/// that are there are left as they are. Where one of them is not as it must be, it is named and nothing is created.
 #[derive(clap::Args)]
+#[command(
+    after_help = "Examples:\n  limn topics --config limn.toml --dry-run\n  limn topics --config limn.toml"
+)]
 pub struct Args {
     #[command(flatten)]
     config: super::ConfigFile,
-    /// Tell what would be created, and create nothing.
+    /// Tell what would be created, and create nothing
     #[arg(long)]
     dry_run: bool,
 }
 
 pub fn run(args: &Args) -> anyhow::Result<()> {
     let config = args.config.load()?;
-    let admin = Admin::new(&config.source_room().properties, config.kafka.timeout)
-        .map_err(|finding| anyhow::anyhow!("{finding}"))?;
-    let runtime = tokio::runtime::Runtime::new()?;
-    let plan = runtime.block_on(admin.plan(&config.topics));
-    let faults = if plan.findings.is_empty() && !args.dry_run {
-        runtime.block_on(admin.create(&config.topics, &plan))
-    } else {
-        plan.findings.clone()
-    };
-    if !faults.is_empty() {
-        let told: Vec<String> = faults.iter().map(ToString::to_string).collect();
-        anyhow::bail!("{}", told.join("\n"));
-    }
-    for (topic, partitions) in &plan.missing {
-        let did = if args.dry_run {
-            "would create"
-        } else {
-            "created"
+    let (plan, refused) = tokio::runtime::Runtime::new()?.block_on(async {
+        let admin = match Admin::new(&config.kafka.producer.reveal(), config.kafka.timeout) {
+            Ok(admin) => admin,
+            Err(finding) => return (limn::topics::Plan::default(), vec![finding]),
         };
-        println!("{did} {} with {partitions} partitions", topic.name);
-    }
+        let plan = admin.plan(&config.topics).await;
+        let refused = if args.dry_run {
+            Vec::new()
+        } else {
+            admin.create(&config.topics, &plan).await
+        };
+        (plan, refused)
+    });
     for (name, partitions) in &plan.present {
-        println!("{name} is there with {partitions} partitions");
+        println!("there     {name}: {partitions} partitions");
     }
-    Ok(())
+    let faults: Vec<_> = plan.findings.iter().chain(&refused).collect();
+    for finding in &faults {
+        eprintln!("fault     {finding}");
+    }
+    let done = match (args.dry_run, plan.findings.is_empty()) {
+        (true, _) => "missing ",
+        (false, true) => "created ",
+        (false, false) => "not made",
+    };
+    for (wanted, partitions) in &plan.missing {
+        // What the brokers refused was told above; without the input no count is known.
+        let refused = !refused.iter().all(|finding| finding.spares(&wanted.name));
+        if *partitions > 0 && !refused {
+            let properties: Vec<_> = wanted
+                .properties
+                .iter()
+                .map(|(name, value)| format!("{name}={value}"))
+                .collect();
+            println!(
+                "{done}  {}: {partitions} partitions, {}",
+                wanted.name,
+                properties.join(", ")
+            );
+        }
+    }
+    match faults.len() {
+        0 => Ok(()),
+        1 => bail!("1 fault"),
+        count => bail!("{count} faults"),
+    }
 }

@@ -108,10 +108,13 @@ impl<'n> Section<'n> {
         self.table.remove(name)
     }
 
-    /// Notes a fault of each of the keys that is given: they mean something only with `kind`.
+    /// Notes a fault of each of the keys that is given and not switched off: they mean something only with `kind`.
     pub fn other_kind(&self, names: &[&str], kind: &str) {
         for name in names {
-            if let Some(place) = self.place(name) {
+            if let Some(Entry { value, place }) = self.table.get(*name)
+                && text(value) != Some(OFF)
+            {
+                let place = place.clone();
                 let wanted = format!("belongs to {kind}; remove it, or change the kind");
                 self.fault_unshown(name, Some(place), wanted);
             }

@@ -4,3 +4,4 @@ mod broker;
 mod commit;
 mod service;
 mod source;
+mod topics;
