@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use super::table::{Summary, duration};
+use crate::codec;
 use crate::codec::proto::edit::Kind;
 use crate::codec::proto::{Edit, ProfileChange};
 use crate::text::{Style, visible, visible_json, wrap};
@@ -143,7 +144,7 @@ impl<W: Write> Show<W> {
     /// What writing to the output says; a closed pipe among it.
     pub fn change(&mut self, change: &ProfileChange) -> io::Result<()> {
         let text = match self.mode {
-            Mode::Json => visible_json(&serde_json::to_string(change)?) + "\n",
+            Mode::Json => visible_json(&codec::change_json(change)) + "\n",
             Mode::Human => {
                 // Asked anew each time: a window may be made wider.
                 let width = self.width.unwrap_or_else(|| {
