@@ -132,6 +132,21 @@ pub enum Reason {
 }
 
 impl Reason {
+    /// All of them.
+    pub const ALL: [Self; 11] = [
+        Self::Malformed,
+        Self::NullValue,
+        Self::NoUser,
+        Self::UserTooLong,
+        Self::NoTime,
+        Self::TextTooLong,
+        Self::TooLate,
+        Self::Future,
+        Self::WrongPartition,
+        Self::OverBudget,
+        Self::Refused,
+    ];
+
     /// The name in headers and metrics.
     #[must_use]
     pub fn name(self) -> &'static str {

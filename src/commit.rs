@@ -14,7 +14,7 @@ use rdkafka::producer::{
 };
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 
-use crate::event;
+use crate::{event, failpoint};
 
 /// What the transactional producer needs to know.
 #[derive(Debug, Clone)]
@@ -90,6 +90,19 @@ pub enum Error {
         /// What librdkafka said.
         reason: String,
     },
+}
+
+impl Error {
+    /// The name in metrics.
+    #[must_use]
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::Aborted { .. } => "aborted",
+            Self::Fenced { .. } => "fenced",
+            Self::InDoubt { .. } => "in_doubt",
+            Self::Unsendable { .. } => "unsendable",
+        }
+    }
 }
 
 /// Where each partition written to ends now: the offset after the last record of the batch.
@@ -186,9 +199,11 @@ impl Committer {
         self.producer
             .begin_transaction()
             .map_err(|e| self.give_up(begin, &e))?;
+        failpoint::pass("transaction_begun");
         for record in &batch.records {
             self.send(record)?;
         }
+        failpoint::pass("records_sent");
         let sending = "sending offsets to the transaction";
         let mut offsets = TopicPartitionList::with_capacity(batch.offsets.len());
         for &(partition, offset) in &batch.offsets {
@@ -201,9 +216,11 @@ impl Committer {
                 .send_offsets_to_transaction(&offsets, group, self.timeout)
                 .map_err(|e| self.give_up(sending, &e))?;
         }
+        failpoint::pass("offsets_sent");
         self.producer
             .commit_transaction(self.timeout)
             .map_err(|e| self.give_up("committing the transaction", &e))?;
+        failpoint::pass("committed");
         Ok(self.producer.context().take().ends)
     }
 

@@ -17,7 +17,8 @@ use crate::clock::Clock;
 use crate::codec::{self, Decoder, Partitioner, proto};
 use crate::commit::{self, Committer};
 use crate::engine::Engine;
-use crate::source::{self, Kafka};
+use crate::metrics;
+use crate::source::{self, Ends, Kafka};
 use crate::store::{self, Store};
 use crate::summarize::{self, Summarizer, TemplateError};
 use crate::window;
@@ -167,6 +168,8 @@ pub enum Phase {
 pub struct Status {
     /// What it is doing.
     pub phase: Phase,
+    /// The input partitions that are restored and at work here.
+    pub partitions: Arc<[i32]>,
     /// The last fault that it began anew after.
     pub fault: Option<String>,
     /// Records read, those read again after a restart included.
@@ -249,8 +252,10 @@ pub async fn run(
         }
         tracing::error!(%error, "beginning anew from what is committed");
         rebuild = error.torn();
+        ::metrics::counter!(metrics::RESTARTS).increment(1);
         parts.status.send_modify(|s| {
             s.phase = Phase::Starting;
+            s.partitions = Arc::default();
             s.fault = Some(error.to_string());
         });
         if began.elapsed() > BACKOFF_MAX {
@@ -305,7 +310,8 @@ async fn attempt(
     let source = Kafka::start(&config.source, to, move |p, o, t, r| {
         ingest.take(p, o, t, r)
     })?;
-    let mut flow = Flow::new(config, parts, source, sink, summarizer, rebuild);
+    let ends = Ends::start(&config.source)?;
+    let mut flow = Flow::new(config, parts, source, ends, sink, summarizer, rebuild);
     let result = flow.drive(messages, stop).await;
     let source = flow.end().await;
     // Leaving the group blocks.

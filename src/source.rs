@@ -1,11 +1,13 @@
 //! Events with their positions, out of Kafka: assignments as messages, records behind them, and how to read a topic back.
 
+mod ends;
 mod kafka;
 mod rebalance;
 mod restore;
 
+pub use ends::Ends;
 pub use kafka::{Kafka, Paused};
-pub use restore::{Restored, Wanted, partitions, restore};
+pub use restore::{Back, Restored, Wanted, partitions, restore};
 
 use std::sync::mpsc::SyncSender;
 use std::time::Duration;

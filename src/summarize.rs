@@ -13,6 +13,7 @@ use std::time::Duration;
 use crate::codec::{self, Reason, Rejected, proto};
 use crate::engine::{self, Engine, Finish, Output, Prepared, Request, Sampling};
 use crate::event::Event;
+use crate::metrics;
 use crate::profile;
 use crate::store::{self, Store};
 use crate::window::{CloseReason, Closed};
@@ -422,6 +423,13 @@ impl Summarizer {
         usage.cached_tokens = usage.cached_tokens.saturating_add(output.cached_tokens);
         usage.output_tokens = usage.output_tokens.saturating_add(output.output_tokens);
         usage.seconds += output.seconds;
+        ::metrics::histogram!(metrics::MODEL_SECONDS).record(output.seconds);
+        for (kind, tokens) in [
+            ("prompt", output.prompt_tokens),
+            ("output", output.output_tokens),
+        ] {
+            ::metrics::counter!(metrics::TOKENS, "kind" => kind).increment(tokens.into());
+        }
         // Refused answers are kept too: the same refusal is then come to again without a call.
         self.store
             .journal

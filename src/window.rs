@@ -73,6 +73,17 @@ pub enum CloseReason {
 }
 
 impl CloseReason {
+    /// All of them.
+    pub const ALL: [Self; 7] = [
+        Self::EventTime,
+        Self::Events,
+        Self::Tokens,
+        Self::Age,
+        Self::Memory,
+        Self::EndOfInput,
+        Self::Order,
+    ];
+
     /// The name in change events and metrics.
     #[must_use]
     pub fn name(self) -> &'static str {

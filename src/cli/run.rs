@@ -4,12 +4,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use limn::clock::SystemClock;
+use limn::codec;
 use limn::config::{Config, Dtype, Engine as Wanted};
 use limn::engine::{Candle, CandleConfig, Engine, OpenAi, OpenAiConfig, Script, Scripted};
-use limn::pipeline::{self, Parts, Status, Topics};
+use limn::metrics::Exposition;
+use limn::pipeline::{self, Parts, Phase, Status, Topics};
+use limn::serve::{Server, Sources, Token};
 use limn::store::Store;
 use limn::telemetry;
-use tokio::sync::watch;
+use tokio::sync::{oneshot, watch};
 
 /// The service: keeps the profiles of its share of the users current, until it is told to stop (Ctrl-C, SIGTERM).
 #[derive(clap::Args)]
@@ -24,7 +27,7 @@ pub struct Args {
 pub fn run(args: &Args) -> anyhow::Result<()> {
     let config = args.config.load()?;
     telemetry::start(config.log)?;
-    let engine = engine(&config.engine)?;
+    let metrics = Exposition::install()?;
     let store = Arc::new(Store::open(&config.store.room())?);
     if let Some(why) = &store.rebuilt {
         tracing::warn!(
@@ -37,6 +40,23 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
     let runtime = tokio::runtime::Runtime::new()?;
     let (stop, stopped) = watch::channel(false);
     let (status, shown) = watch::channel(Status::default());
+    let token = config.http.token.as_ref().map(|t| Token::new(t.reveal()));
+    let sources = sources(&store, &shown, &metrics);
+    let server = runtime.block_on(Server::bind(config.http.listen, token, sources))?;
+    tracing::info!(address = %server.address(), "HTTP: /healthz, /readyz, /metrics, /v1/profiles/{{user}}");
+    let (end, ended) = oneshot::channel::<()>();
+    let serving = runtime.spawn(server.run(async {
+        let _ = ended.await;
+    }));
+    runtime.spawn(async move {
+        let mut every = tokio::time::interval(UPKEEP);
+        loop {
+            every.tick().await;
+            metrics.upkeep();
+        }
+    });
+    // Loading a model takes its time; meanwhile health is answered, and readiness says why not yet.
+    let engine = engine(&config.engine)?;
     let parts = Parts {
         engine,
         store: Arc::clone(&store),
@@ -50,6 +70,9 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
         stop.send_replace(true);
     });
     let result = runtime.block_on(pipeline::run(&flow, &parts, stopped));
+    // Gone either way: nobody waits for it any more, or it was stopped by a fault of its own.
+    let _ = end.send(());
+    let _ = runtime.block_on(serving);
     store.flush()?;
     let status = shown.borrow().clone();
     tracing::info!(
@@ -59,6 +82,52 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
         "ended"
     );
     Ok(result?)
+}
+
+/// Between two foldings of observations into their buckets.
+const UPKEEP: Duration = Duration::from_secs(5);
+
+/// Where HTTP's answers come from.
+fn sources(store: &Arc<Store>, status: &watch::Receiver<Status>, metrics: &Exposition) -> Sources {
+    let (store, owned) = (Arc::clone(store), status.clone());
+    // Only of the partitions at work here: what the view has of others may be out of date.
+    let profiles = move |user: &str| -> Result<Option<Vec<serde_json::Value>>, String> {
+        let partitions = Arc::clone(&owned.borrow().partitions);
+        for &partition in &*partitions {
+            let kept = store.view.versions(partition, user);
+            let mut versions = Vec::new();
+            for bytes in kept.map_err(|e| e.to_string())? {
+                let state = codec::decode_state(&bytes).map_err(|e| e.to_string())?;
+                versions.push(serde_json::to_value(state).map_err(|e| e.to_string())?);
+            }
+            if !versions.is_empty() {
+                versions.reverse();
+                return Ok(Some(versions));
+            }
+        }
+        Ok(None)
+    };
+    let (ready, metrics) = (status.clone(), metrics.clone());
+    let running = status.clone();
+    Sources {
+        profiles: Arc::new(profiles),
+        // The process ends with a pipeline that has failed for good, and this answer with it.
+        alive: Arc::new(|| Ok(())),
+        ready: Arc::new(move || {
+            let status = ready.borrow();
+            let doing = match status.phase {
+                Phase::Running => return Ok(()),
+                Phase::Starting => "starting: loading the model, or waiting for Kafka",
+                Phase::Restoring => "reading profiles back",
+                Phase::Draining => "stopping",
+            };
+            Err(match &status.fault {
+                Some(fault) => format!("{doing}; began anew after: {fault}"),
+                None => doing.to_owned(),
+            })
+        }),
+        metrics: Arc::new(move || metrics.render(running.borrow().phase == Phase::Running)),
+    }
 }
 
 #[cfg(unix)]

@@ -13,6 +13,7 @@ use crate::clock::Clock;
 use crate::codec::{self, FORMAT, FORMAT_HEADER, proto};
 use crate::commit::{self, Batch, Committer, Outgoing};
 use crate::store::{Applied, Change, Store, ViewBatch};
+use crate::{failpoint, metrics};
 
 /// A user of an input partition.
 pub(super) type Key = (i32, Arc<str>);
@@ -223,12 +224,16 @@ fn commit(
     let ends = loop {
         match committer.commit(&sealed.batch, &sealed.group) {
             Ok(ends) => break ends,
-            Err(error @ commit::Error::Aborted { .. }) if attempt < ATTEMPTS => {
+            Err(error) => {
+                ::metrics::counter!(metrics::TRANSACTION_FAILURES, "kind" => error.kind())
+                    .increment(1);
+                if !matches!(error, commit::Error::Aborted { .. }) || attempt == ATTEMPTS {
+                    return Err(error.into());
+                }
                 tracing::warn!(%error, attempt, "trying the transaction again");
                 std::thread::sleep(Duration::from_millis(50 << attempt));
                 attempt += 1;
             }
-            Err(error) => return Err(error.into()),
         }
     };
     let took = began.elapsed();
@@ -252,6 +257,7 @@ fn commit(
             .collect(),
     };
     store.view.apply(&view)?;
+    failpoint::pass("applied");
     Ok(Committed {
         changes: sealed.changes,
         states: sealed.states,

@@ -5,7 +5,8 @@ use std::sync::atomic::AtomicBool;
 
 use super::{Config, Error};
 use crate::codec::{self, proto};
-use crate::source::{self, Assigned, Wanted};
+use crate::metrics;
+use crate::source::{self, Assigned, Back, Wanted};
 use crate::store::{Applied, Change, Store, ViewBatch};
 
 /// A partition whose view is up to date.
@@ -53,12 +54,20 @@ pub(super) fn restore(
         wanted.push(want(&config.topics.checkpoints, checkpoint));
     }
     let mut batch = ViewBatch::default();
+    let read = ::metrics::counter!(metrics::RESTORE_RECORDS);
     let ends = source::restore::<Error>(
         &config.source.properties,
         &wanted,
         config.restore_timeout,
         cancelled,
-        |topic, partition, offset, record| {
+        |Back {
+             topic,
+             partition,
+             offset,
+             end,
+             record,
+         }| {
+            read.increment(1);
             if topic == config.topics.checkpoints {
                 if let Some(value) = &record.value {
                     codec::decode_checkpoint(value)?;
@@ -109,6 +118,7 @@ pub(super) fn restore(
                 },
             ));
             if batch.changes.len() >= CHUNK {
+                remaining(partition, end - offset);
                 view.apply(&std::mem::take(&mut batch))?;
             }
             Ok(())
@@ -120,6 +130,7 @@ pub(super) fn restore(
             if end.began_anew && position > 0 {
                 view.clear(partition)?;
             }
+            remaining(partition, 0);
             batch.positions.retain(|(p, _)| *p != partition);
             batch.positions.push((
                 partition,
@@ -132,6 +143,12 @@ pub(super) fn restore(
     }
     view.apply(&batch)?;
     assigned.iter().map(|a| begin(config, store, a)).collect()
+}
+
+#[allow(clippy::cast_precision_loss)] // gauges are floats
+fn remaining(partition: i32, records: i64) {
+    ::metrics::gauge!(metrics::RESTORE_REMAINING_RECORDS, "partition" => partition.to_string())
+        .set(records as f64);
 }
 
 fn begin(config: &Config, store: &Store, assigned: &Assigned) -> Result<Restored, Error> {

@@ -494,8 +494,8 @@ mod tests {
             &[want(0, 0), want(1, 20)],
             Duration::from_secs(20),
             &AtomicBool::new(false),
-            |_, partition, offset, _| {
-                read.push((partition, offset));
+            |back| {
+                read.push((back.partition, back.offset));
                 Ok(())
             },
         )
@@ -510,8 +510,8 @@ mod tests {
             &[want(1, 26)],
             Duration::from_secs(20),
             &AtomicBool::new(false),
-            |_, partition, offset, _| {
-                read.push((partition, offset));
+            |back| {
+                read.push((back.partition, back.offset));
                 Ok(())
             },
         )

@@ -35,6 +35,21 @@ pub struct Restored {
     pub began_anew: bool,
 }
 
+/// A record read back.
+#[derive(Debug)]
+pub struct Back<'a> {
+    /// Its topic.
+    pub topic: &'a str,
+    /// Its partition.
+    pub partition: i32,
+    /// Its offset.
+    pub offset: i64,
+    /// Where the reading of the partition will end.
+    pub end: i64,
+    /// The record itself.
+    pub record: Record,
+}
+
 /// Reads each wanted partition `read_committed` to the end that it has now for a `read_uncommitted` client, and gives every record to
 /// `each` in order. Call it after the group's offsets were fetched as stable.
 ///
@@ -50,7 +65,7 @@ pub fn restore<E: From<Error>>(
     wanted: &[Wanted],
     wait: Duration,
     cancelled: &AtomicBool,
-    mut each: impl FnMut(&str, i32, i64, Record) -> Result<(), E>,
+    mut each: impl FnMut(Back<'_>) -> Result<(), E>,
 ) -> Result<HashMap<(String, i32), Restored>, E> {
     let until = Instant::now() + wait;
     let (uncommitted, committed) = (
@@ -58,7 +73,7 @@ pub fn restore<E: From<Error>>(
         client(properties, "read_committed")?,
     );
     let mut done = HashMap::new();
-    let mut open: BTreeMap<&str, TopicPartitionList> = BTreeMap::new();
+    let mut open: BTreeMap<&str, (TopicPartitionList, HashMap<i32, i64>)> = BTreeMap::new();
     for Wanted {
         topic,
         partition,
@@ -90,13 +105,13 @@ pub fn restore<E: From<Error>>(
         let next = if began_anew { low } else { (*from).max(low) };
         done.insert((topic.clone(), *partition), Restored { next, began_anew });
         if next < end {
-            open.entry(topic)
-                .or_default()
-                .add_partition_offset(topic, *partition, Offset::Offset(next))
+            let (from, ends) = open.entry(topic).or_default();
+            from.add_partition_offset(topic, *partition, Offset::Offset(next))
                 .map_err(Error::kafka(doing()))?;
+            ends.insert(*partition, end);
         }
     }
-    for (topic, from) in open {
+    for (topic, (from, ends)) in open {
         // One topic at a time, each with a client of its own: the end of a partition is told without its topic, and
         // again for each time that the end is reached.
         let reader = client(properties, "read_committed")?;
@@ -110,7 +125,13 @@ pub fn restore<E: From<Error>>(
                 Some(Ok(message)) => {
                     heard = Instant::now();
                     let (partition, offset) = (message.partition(), message.offset());
-                    each(topic, partition, offset, record(&message))?;
+                    each(Back {
+                        topic,
+                        partition,
+                        offset,
+                        end: ends.get(&partition).copied().unwrap_or(offset + 1),
+                        record: record(&message),
+                    })?;
                     if let Some(r) = done.get_mut(&(topic.to_owned(), partition)) {
                         r.next = offset + 1;
                     }
@@ -173,7 +194,11 @@ pub fn partitions(
     }
 }
 
-fn client(properties: &[(String, String)], isolation: &str) -> Result<BaseConsumer, Error> {
+/// A consumer of no group.
+pub(super) fn client(
+    properties: &[(String, String)],
+    isolation: &str,
+) -> Result<BaseConsumer, Error> {
     let mut client = ClientConfig::new();
     client.extend(properties.iter().cloned());
     client

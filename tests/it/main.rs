@@ -1,7 +1,10 @@
 //! limn against a real Apache Kafka. `scripts/fetch-kafka.sh` brings it; `scripts/test.sh` does so by itself.
 
 mod broker;
+mod case;
 mod commit;
+mod http;
 mod service;
 mod source;
+mod steps;
 mod topics;

@@ -439,8 +439,8 @@ fn read_back(broker: &Broker, topic: &str, wait: Duration) -> Result<(Vec<String
         &[wanted],
         wait,
         &AtomicBool::new(false),
-        |_, _, _, record| {
-            read.push(String::from_utf8(record.value.unwrap().into_vec()).unwrap());
+        |back| {
+            read.push(String::from_utf8(back.record.value.unwrap().into_vec()).unwrap());
             Ok(())
         },
     )?;
@@ -513,8 +513,8 @@ fn restoring_reads_every_partition_to_its_end_while_one_goes_on_growing() {
         &wanted,
         DEADLINE,
         &AtomicBool::new(false),
-        |_, partition, _, _| {
-            if partition == 1 {
+        |back| {
+            if back.partition == 1 {
                 read += 1;
             } else if grown < 5 {
                 grown += 1;

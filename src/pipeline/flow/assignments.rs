@@ -13,6 +13,10 @@ use crate::source::Assigned;
 impl Flow<'_> {
     pub(super) fn assigned(&mut self, assigned: Vec<Assigned>) {
         if assigned.is_empty() {
+            // More instances than partitions: this one stands by, and is well.
+            if self.partitions.is_empty() && self.restores.is_empty() {
+                self.parts.status.send_modify(|s| s.phase = Phase::Running);
+            }
             return;
         }
         self.epoch += 1;
@@ -43,6 +47,7 @@ impl Flow<'_> {
             self.partitions.insert(restored.partition, partition);
         }
         self.source.ready(ready);
+        self.owned();
         if self.drain_until.is_none() {
             self.parts.status.send_modify(|s| s.phase = Phase::Running);
         }
@@ -96,9 +101,20 @@ impl Flow<'_> {
             self.ready.retain(|(_, p, _)| *p != number);
             self.uncommitted.retain(|(p, _), _| *p != number);
         }
+        self.owned();
         // The group waits for nobody who is gone.
         let _ = done.send(());
         Ok(())
+    }
+
+    /// Tells which partitions are at work here.
+    fn owned(&self) {
+        let mut owned: Vec<i32> = self.partitions.keys().copied().collect();
+        owned.sort_unstable();
+        self.ends.of(owned.clone());
+        self.parts
+            .status
+            .send_modify(|s| s.partitions = owned.into());
     }
 
     pub(super) async fn give_up_restores(&mut self) {

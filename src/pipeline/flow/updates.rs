@@ -8,6 +8,7 @@ use super::super::batch::{Committed, Key};
 use super::super::partition::bytes;
 use super::{BATCH_BYTES, Finished, Flow, marker};
 use crate::codec::{self, FORMAT, proto};
+use crate::metrics;
 use crate::summarize::{Job, Update};
 
 impl Flow<'_> {
@@ -101,6 +102,12 @@ impl Flow<'_> {
             queue.waiting = done.rest;
         }
         let refused = done.refusals.len() as u64;
+        for refusal in &done.refusals {
+            ::metrics::counter!(metrics::REFUSALS, "reason" => refusal.name()).increment(1);
+        }
+        if !done.dead.is_empty() {
+            ::metrics::counter!(metrics::UPDATES, "outcome" => "given_up").increment(1);
+        }
         for (event, rejected) in &done.dead {
             self.waiting_bytes -= bytes(std::slice::from_ref(event));
             self.give_up(number, event.offset, &event.record, rejected);
@@ -257,6 +264,14 @@ impl Flow<'_> {
             .filter_map(|c| c.window.as_ref())
             .map(|w| u64::from(w.events))
             .sum();
+        for change in &committed.changes {
+            let journal = change.usage.as_ref().is_some_and(|u| u.journal);
+            let outcome = if journal { "journal" } else { "model" };
+            ::metrics::counter!(metrics::UPDATES, "outcome" => outcome).increment(1);
+        }
+        ::metrics::counter!(metrics::EVENTS_FOLDED).increment(events);
+        ::metrics::counter!(metrics::COMMITS).increment(1);
+        ::metrics::histogram!(metrics::COMMIT_SECONDS).record(committed.took);
         self.parts.status.send_modify(|s| {
             s.updates_committed += updates;
             s.events_committed += events;

@@ -1,0 +1,252 @@
+//! Events: judged, put into windows, given up, and queued when their window closes.
+
+use std::sync::Arc;
+
+use super::super::Error;
+use super::super::ingest::Incoming;
+use super::super::partition::bytes;
+use super::{Flow, marker};
+use crate::codec::{DeadLetter, Origin, Reason, Rejected, dead_letter};
+use crate::commit::Outgoing;
+use crate::event::{Event, Record};
+use crate::metrics;
+use crate::source::Read;
+use crate::window::{CloseReason, Closed, Fate};
+
+impl Flow<'_> {
+    pub(super) fn records(&mut self, records: Vec<Read<Incoming>>) -> Result<(), Error> {
+        let now = self.parts.clock.now_ms();
+        let mut closed = Vec::new();
+        let (mut accepted, mut late, mut skipped, read) = (0, 0, 0, records.len() as u64);
+        for Read {
+            partition: number,
+            offset,
+            timestamp_ms,
+            decoded: Incoming { record, decoded },
+        } in records
+        {
+            let Some(partition) = self.partitions.get_mut(&number) else {
+                continue;
+            };
+            partition.progress.read(offset);
+            partition.ended = false;
+            partition.mark(offset, self.sequence, timestamp_ms.unwrap_or(now));
+            self.sequence += 1;
+            let again = offset < partition.decided_below;
+            if again && partition.rejected.contains(offset) {
+                partition.progress.settle(offset);
+                skipped += 1;
+                continue;
+            }
+            let (decoded, tokens) = match decoded {
+                Ok(decoded) => decoded,
+                Err(rejected) => {
+                    self.give_up(number, offset, &record, &rejected);
+                    continue;
+                }
+            };
+            let is_late = if again {
+                // Its fate was decided before the restart, and stays: either it is folded already, or it takes part.
+                if self.folded(number, &decoded.user, offset)? {
+                    if let Some(partition) = self.partitions.get_mut(&number) {
+                        partition.progress.settle(offset);
+                    }
+                    skipped += 1;
+                    continue;
+                }
+                self.partitions
+                    .get(&number)
+                    .is_some_and(|p| p.late.contains(offset))
+            } else {
+                match partition.windows.judge(decoded.time_ms, now) {
+                    Fate::OnTime => false,
+                    Fate::Late => true,
+                    Fate::TooLate { watermark_ms } => {
+                        let detail =
+                            format!("event time {}, watermark {watermark_ms}", decoded.time_ms);
+                        self.give_up(
+                            number,
+                            offset,
+                            &record,
+                            &Rejected::new(Reason::TooLate, detail),
+                        );
+                        continue;
+                    }
+                    Fate::Future { limit_ms } => {
+                        let detail =
+                            format!("event time {}, latest allowed {limit_ms}", decoded.time_ms);
+                        self.give_up(
+                            number,
+                            offset,
+                            &record,
+                            &Rejected::new(Reason::Future, detail),
+                        );
+                        continue;
+                    }
+                }
+            };
+            let Some(partition) = self.partitions.get_mut(&number) else {
+                continue;
+            };
+            if is_late {
+                partition.late.insert(offset);
+                late += 1;
+            }
+            accepted += 1;
+            let event = Event {
+                offset,
+                time_ms: decoded.time_ms,
+                tokens,
+                late: is_late,
+                record,
+            };
+            partition
+                .windows
+                .insert(&decoded.user, event, now, &mut closed);
+            self.restored_to(number, offset + 1, &mut closed);
+            self.enqueue(number, &mut closed);
+        }
+        self.keep_open_bytes();
+        ::metrics::counter!(metrics::EVENTS_READ).increment(read);
+        for (outcome, count) in [
+            ("accepted", accepted - late),
+            ("late", late),
+            ("repeated", skipped),
+        ] {
+            ::metrics::counter!(metrics::EVENTS, "outcome" => outcome).increment(count);
+        }
+        self.parts.status.send_modify(|s| {
+            s.events_read += read;
+            s.accepted += accepted;
+            s.late += late;
+            s.skipped += skipped;
+        });
+        Ok(())
+    }
+
+    /// Whether the profile's fold marker holds this event.
+    pub(super) fn folded(&self, number: i32, user: &str, offset: i64) -> Result<bool, Error> {
+        let key = (number, Arc::from(user));
+        let profile = self.profile(&key)?;
+        Ok(marker(profile.as_deref(), &self.topic, number)?.contains(offset))
+    }
+
+    /// When everything decided before the restart was read again, windows begin to close by event time.
+    pub(super) fn restored_to(&mut self, number: i32, next: i64, closed: &mut Vec<Closed>) {
+        let now = self.parts.clock.now_ms();
+        if let Some(partition) = self.partitions.get_mut(&number)
+            && next >= partition.decided_below
+        {
+            partition.windows.restored(now, closed);
+        }
+    }
+
+    pub(super) fn at_end(&mut self, number: i32, position: i64) {
+        let now = self.parts.clock.now_ms();
+        let mut closed = Vec::new();
+        self.restored_to(number, position, &mut closed);
+        let Some(partition) = self.partitions.get_mut(&number) else {
+            return;
+        };
+        partition.progress.advance_to(position);
+        partition.ended = true;
+        partition.windows.at_end(now);
+        if self.config.stop_at_end {
+            partition
+                .windows
+                .close_all(CloseReason::EndOfInput, &mut closed);
+        }
+        if partition.progress.restart_offset() != partition.committed {
+            self.pending.touch(number);
+        }
+        self.enqueue(number, &mut closed);
+    }
+
+    pub(super) fn give_up(
+        &mut self,
+        number: i32,
+        offset: i64,
+        record: &Record,
+        rejected: &Rejected,
+    ) {
+        let origin = Origin {
+            topic: &self.topic,
+            partition: number,
+            offset,
+        };
+        let DeadLetter {
+            key,
+            value,
+            headers,
+        } = dead_letter(record, origin, rejected);
+        let dead = Outgoing {
+            topic: self.config.topics.dead_letters.clone(),
+            partition: Some(number),
+            key,
+            value,
+            headers,
+        };
+        self.pending.dead_letter(dead, number);
+        if let Some(partition) = self.partitions.get_mut(&number) {
+            partition.rejected.insert(offset);
+            partition.progress.settle(offset);
+        }
+        ::metrics::counter!(metrics::EVENTS, "outcome" => "dead_lettered").increment(1);
+        ::metrics::counter!(metrics::DEAD_LETTERS, "reason" => rejected.reason.name()).increment(1);
+        self.parts.status.send_modify(|s| s.dead_lettered += 1);
+    }
+
+    pub(super) fn enqueue(&mut self, number: i32, closed: &mut Vec<Closed>) {
+        if closed.is_empty() {
+            return;
+        }
+        let count = closed.len() as u64;
+        for window in closed.drain(..) {
+            let Some(partition) = self.partitions.get_mut(&number) else {
+                continue;
+            };
+            self.waiting_bytes += bytes(&window.events);
+            ::metrics::counter!(metrics::WINDOWS_CLOSED, "reason" => window.reason.name())
+                .increment(1);
+            let user: Arc<str> = match partition.users.get_key_value(&*window.user) {
+                Some((user, _)) => Arc::clone(user),
+                None => Arc::from(&*window.user),
+            };
+            partition
+                .users
+                .entry(Arc::clone(&user))
+                .or_default()
+                .waiting
+                .push_back(window);
+            self.stand(number, user);
+        }
+        self.parts.status.send_modify(|s| s.windows_closed += count);
+        self.pause_or_resume();
+    }
+
+    /// Open windows over the limit close, those of the fullest partition first; a tenth of room is made at once.
+    pub(super) fn keep_open_bytes(&mut self) {
+        loop {
+            let total: usize = self
+                .partitions
+                .values()
+                .map(|p| p.windows.open_bytes())
+                .sum();
+            if total <= self.config.open_bytes {
+                return;
+            }
+            let over = total - self.config.open_bytes / 10 * 9;
+            let fullest = self
+                .partitions
+                .iter_mut()
+                .max_by_key(|(_, p)| p.windows.open_bytes());
+            let Some((&number, partition)) = fullest else {
+                return;
+            };
+            let mut closed = Vec::new();
+            let to = partition.windows.open_bytes().saturating_sub(over);
+            partition.windows.shrink_to(to, &mut closed);
+            self.enqueue(number, &mut closed);
+        }
+    }
+}

@@ -1,0 +1,324 @@
+//! A topic with its `limn run` processes on the real broker, and the account of every event of it. The engine is the
+//! scripted one: its summaries list what was folded.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
+use std::process::{Child, Command, Output, Stdio};
+use std::time::Duration;
+
+use limn::checkpoint::OffsetSet;
+use limn::codec::{self, Partitioner};
+use limn::engine::Positions;
+use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::error::KafkaError;
+use rdkafka::message::{Headers, Message};
+use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
+
+use crate::broker::{self, eventually, unique};
+
+pub const PARTITIONS: i32 = 3;
+
+pub struct Raw {
+    pub partition: i32,
+    pub value: Option<Vec<u8>>,
+    pub headers: BTreeMap<String, String>,
+}
+
+/// A topic with its limn: configuration, state folders, processes.
+pub struct Case {
+    pub input: String,
+    pub dir: tempfile::TempDir,
+    pub produced: BTreeMap<i32, i64>,
+    /// Bytes that each event is longer by.
+    pub padding: usize,
+}
+
+/// A process that is killed when the test ends.
+pub struct Instance(pub Child);
+
+impl Drop for Case {
+    fn drop(&mut self) {
+        // What the instances said, when a test fails.
+        if std::thread::panicking() {
+            for entry in std::fs::read_dir(self.dir.path())
+                .into_iter()
+                .flatten()
+                .flatten()
+            {
+                if entry.path().extension().is_some_and(|e| e == "log") {
+                    let log = std::fs::read_to_string(entry.path()).unwrap_or_default();
+                    eprintln!("{}:\n{log}", entry.path().display());
+                }
+            }
+        }
+    }
+}
+
+impl Drop for Instance {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+impl Case {
+    pub fn new(name: &str) -> Self {
+        let case = Self {
+            input: unique(name),
+            dir: tempfile::tempdir().unwrap(),
+            produced: BTreeMap::new(),
+            padding: 0,
+        };
+        broker::shared().create_topic(&case.input, PARTITIONS, &[]);
+        case
+    }
+
+    pub fn topic(&self, kind: &str) -> String {
+        format!("{}.{kind}", self.input)
+    }
+
+    pub fn config(&self, folder: &str) -> PathBuf {
+        let path = self.dir.path().join(format!("{folder}.toml"));
+        let input = &self.input;
+        let text = format!(
+            r#"
+            [kafka]
+            brokers = "{servers}"
+            [kafka.consumer]
+            "session.timeout.ms" = 6000
+            "heartbeat.interval.ms" = 500
+            "max.poll.interval.ms" = 6000
+            [source]
+            topic = "{input}"
+            group = "{input}"
+            [source.json]
+            user = "/user"
+            time = "/time"
+            [window]
+            kind = "tumbling"
+            size = "10s"
+            max_events = 4
+            out_of_orderness = "5s"
+            allowed_lateness = "10s"
+            [summary]
+            event = "- @{{{{ partition }}}}:{{{{ offset }}}}"
+            message = "{{{{ profile }}}}\n{{{{ events }}}}"
+            empty_profile = ""
+            max_tokens = 10000
+            prompt_tokens = 100000
+            max_events_per_update = 5
+            [engine]
+            kind = "scripted"
+            delay = "50ms"
+            [commit]
+            interval = "40ms"
+            transaction_timeout = "5s"
+            [topics]
+            changes = "{input}.changes"
+            profiles = "{input}.profiles"
+            checkpoints = "{input}.checkpoints"
+            dead_letters = "{input}.dead"
+            [store]
+            folder = "{folder}"
+            [http]
+            listen = "127.0.0.1:0"
+            "#,
+            servers = broker::shared().servers(),
+            folder = self.folder(folder).display(),
+        );
+        std::fs::write(&path, text).unwrap();
+        path
+    }
+
+    pub fn folder(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    pub fn limn(&self, command: &str, folder: &str) -> Command {
+        let mut limn = Command::new(env!("CARGO_BIN_EXE_limn"));
+        limn.arg(command).arg("--config").arg(self.config(folder));
+        limn
+    }
+
+    pub fn topics(&self) -> Output {
+        self.limn("topics", "a").output().unwrap()
+    }
+
+    pub fn start(&self, folder: &str) -> Instance {
+        self.start_with(folder, &[])
+    }
+
+    pub fn start_with(&self, folder: &str, environment: &[(&str, &str)]) -> Instance {
+        let log = std::fs::File::create(self.dir.path().join(format!("{folder}.log"))).unwrap();
+        let mut limn = self.limn("run", folder);
+        limn.envs(environment.iter().copied());
+        Instance(limn.stderr(log).stdout(Stdio::null()).spawn().unwrap())
+    }
+
+    pub fn log(&self, folder: &str) -> String {
+        std::fs::read_to_string(self.dir.path().join(format!("{folder}.log"))).unwrap_or_default()
+    }
+
+    /// Where a running instance listens.
+    pub fn address(&self, folder: &str) -> String {
+        eventually("an address in the log", || {
+            let log = self.log(folder);
+            let (_, rest) = log.split_once("address=")?;
+            Some(rest.split_whitespace().next()?.to_owned())
+        })
+    }
+
+    pub fn run_to_the_end(&self, folder: &str) -> Output {
+        let output = self
+            .limn("run", folder)
+            .arg("--until-end")
+            .output()
+            .unwrap();
+        assert!(
+            output.status.success(),
+            "{}",
+            String::from_utf8_lossy(&output.stderr)
+        );
+        output
+    }
+
+    pub fn produce(&mut self, users: usize, rounds: i64, from: i64) {
+        let mut all: BTreeMap<i32, Vec<(String, String)>> = BTreeMap::new();
+        for round in from..from + rounds {
+            for user in 0..users {
+                let user = format!("user{user}");
+                let home = Partitioner::Murmur2
+                    .partition(user.as_bytes(), PARTITIONS)
+                    .unwrap();
+                let (time, padding) = (1_000_000 + round * 3000, "x".repeat(self.padding));
+                let value = format!(r#"{{"user":"{user}","time":{time},"padding":"{padding}"}}"#);
+                all.entry(home).or_default().push((user, value));
+            }
+        }
+        for (partition, records) in all {
+            let records: Vec<_> = records
+                .iter()
+                .map(|(k, v)| (k.as_str(), v.as_str()))
+                .collect();
+            broker::shared().produce_all(&self.input, partition, &records);
+            *self.produced.entry(partition).or_default() += i64::try_from(records.len()).unwrap();
+        }
+    }
+
+    pub fn read(&self, kind: &str) -> Vec<Raw> {
+        let topic = self.topic(kind);
+        // Waits until no transaction is open.
+        broker::shared().read_committed(&topic);
+        let reader: BaseConsumer = broker::shared()
+            .client()
+            .set("group.id", unique("reader"))
+            .set("isolation.level", "read_committed")
+            .set("enable.partition.eof", "true")
+            .create()
+            .unwrap();
+        let mut from = TopicPartitionList::new();
+        for partition in 0..PARTITIONS {
+            from.add_partition_offset(&topic, partition, Offset::Beginning)
+                .unwrap();
+        }
+        reader.assign(&from).unwrap();
+        let (mut records, mut ended) = (Vec::new(), BTreeSet::new());
+        while ended.len() < usize::try_from(PARTITIONS).unwrap() {
+            match reader.poll(Duration::from_secs(30)).expect("no answer") {
+                Ok(message) => records.push(Raw {
+                    partition: message.partition(),
+                    value: message.payload().map(<[u8]>::to_vec),
+                    headers: message.headers().map_or_else(BTreeMap::new, |all| {
+                        let text = |v: Option<&[u8]>| {
+                            String::from_utf8_lossy(v.unwrap_or(b"")).into_owned()
+                        };
+                        all.iter()
+                            .map(|h| (h.key.to_owned(), text(h.value)))
+                            .collect()
+                    }),
+                }),
+                Err(KafkaError::PartitionEOF(partition)) => drop(ended.insert(partition)),
+                Err(error) => panic!("{error}"),
+            }
+        }
+        records
+    }
+
+    /// Guarantees 1 and 2, as a `read_committed` consumer sees them: what is folded, without a repeat or a gap.
+    pub fn verify(&self) -> BTreeMap<i32, OffsetSet> {
+        let mut last: BTreeMap<String, codec::proto::ProfileChange> = BTreeMap::new();
+        for record in self.read("changes") {
+            let change = codec::decode_change(&record.value.unwrap()).unwrap();
+            let before = last.get(&change.user_id);
+            assert_eq!(
+                change.version,
+                before.map_or(0, |c| c.version) + 1,
+                "{}",
+                change.user_id
+            );
+            assert_eq!(change.previous_version + 1, change.version);
+            assert_eq!(change.before, before.map_or("", |c| c.after.as_str()));
+            last.insert(change.user_id.clone(), change);
+        }
+        let mut states = BTreeMap::new();
+        for record in self.read("profiles") {
+            let state = codec::decode_state(&record.value.unwrap()).unwrap();
+            assert_eq!(
+                Partitioner::Murmur2.partition(state.user_id.as_bytes(), PARTITIONS),
+                Some(record.partition)
+            );
+            states.insert(state.user_id.clone(), state);
+        }
+        let mut all: BTreeMap<i32, OffsetSet> = BTreeMap::new();
+        for (user, change) in &last {
+            let state = &states[user];
+            assert_eq!(
+                (state.version, &state.summary),
+                (change.version, &change.after)
+            );
+            let mine = Positions::parse(&state.summary).unwrap();
+            assert!(
+                mine.repeated.is_empty(),
+                "folded twice: {:?}",
+                mine.repeated
+            );
+            for (partition, folded) in mine.folded {
+                let sum = all.entry(partition).or_default();
+                for offset in folded.runs().flat_map(|(first, end)| first..end) {
+                    assert!(
+                        !sum.contains(offset),
+                        "in two profiles: {partition}:{offset}"
+                    );
+                    sum.insert(offset);
+                }
+            }
+        }
+        all
+    }
+
+    pub fn all_folded(&self) {
+        let folded = self.verify();
+        for (partition, end) in &self.produced {
+            let runs: Vec<_> = folded[partition].runs().collect();
+            assert_eq!(runs, [(0, *end)], "partition {partition}");
+        }
+        let committed = broker::shared().committed_offsets(&self.input, &self.input);
+        assert_eq!(committed, self.produced, "committed offsets");
+    }
+
+    pub fn changes_now(&self) -> usize {
+        broker::shared().visible(&self.topic("changes")).len()
+    }
+}
+
+pub fn stop(mut instance: Instance) {
+    let pid = instance.0.id().to_string();
+    assert!(
+        Command::new("kill")
+            .args(["-TERM", &pid])
+            .status()
+            .unwrap()
+            .success()
+    );
+    assert!(instance.0.wait().unwrap().success(), "not ended cleanly");
+}
