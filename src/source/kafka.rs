@@ -27,6 +27,10 @@ const ASK: Duration = Duration::from_secs(1);
 /// How long a topic may be unknown before it counts as missing: a new one does not reach every broker at once.
 const UNKNOWN: Duration = Duration::from_secs(3);
 
+/// A batch with so many bytes is passed on whatever its length: few of them are under way at a time, and what is under
+/// way is held beside all limits.
+const BATCH_BYTES: usize = 1 << 20;
+
 enum Command {
     Ready(Vec<(i32, i64)>),
     Pause(Paused),
@@ -241,7 +245,8 @@ impl<D: Send + 'static, F: FnMut(i32, i64, Option<i64>, Record) -> D> Reader<D, 
             timestamp_ms,
             decoded,
         });
-        state.batch.len() >= self.most
+        state.bytes += message.payload_len() + message.key_len();
+        state.batch.len() >= self.most || state.bytes >= BATCH_BYTES
     }
 
     /// Deals with what is not a record; whether to go on.

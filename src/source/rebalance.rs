@@ -36,6 +36,8 @@ pub(super) enum Flow {
 pub(super) struct State<D> {
     pub(super) flows: HashMap<i32, Flow>,
     pub(super) batch: Vec<Read<D>>,
+    /// Bytes of the keys and values in the batch.
+    pub(super) bytes: usize,
     /// Everything is paused because the engine is behind.
     pub(super) paused: bool,
 }
@@ -52,6 +54,7 @@ impl<D: Send + 'static> Context<D> {
         let state = State {
             flows: HashMap::new(),
             batch: Vec::new(),
+            bytes: 0,
             paused: false,
         };
         Self {
@@ -92,7 +95,11 @@ impl<D: Send + 'static> Context<D> {
 
     /// Passes the records read so far on; false where nobody listens any more.
     pub(super) fn flush(&self) -> bool {
-        let batch = std::mem::take(&mut self.state().batch);
+        let batch = {
+            let mut state = self.state();
+            state.bytes = 0;
+            std::mem::take(&mut state.batch)
+        };
         batch.is_empty() || self.send(Message::Records(batch))
     }
 
