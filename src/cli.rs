@@ -1,5 +1,6 @@
 //! What can be asked of limn in a terminal.
 
+mod bench;
 mod check;
 mod demo;
 mod load;
@@ -34,6 +35,7 @@ enum Command {
     Topics(topics::Args),
     Load(load::Args),
     Profile(profile::Args),
+    Bench(bench::Args),
 }
 
 /// Where the configuration is.
@@ -71,6 +73,7 @@ pub fn run() -> ExitCode {
         Command::Topics(args) => topics::run(&args),
         Command::Load(args) => load::run(&args),
         Command::Profile(args) => profile::run(&args),
+        Command::Bench(args) => bench::run(&args),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

@@ -4,6 +4,7 @@
 //! profile, and every change is published in the same Kafka transaction that moves the consumer group on.
 #![warn(missing_docs)]
 
+pub mod bench;
 pub mod checkpoint;
 pub mod clock;
 pub mod codec;

@@ -186,6 +186,8 @@ pub struct Status {
     pub windows_closed: u64,
     /// Open windows now.
     pub windows_open: u64,
+    /// Memory that these hold.
+    pub windows_open_bytes: u64,
     /// Updates begun.
     pub updates_begun: u64,
     /// Updates committed.
@@ -219,7 +221,16 @@ pub struct Parts {
     /// Where the status is shown.
     pub status: watch::Sender<Status>,
     /// Where change events are shown after they are committed.
-    pub changes: Option<mpsc::UnboundedSender<Vec<proto::ProfileChange>>>,
+    pub changes: Option<mpsc::UnboundedSender<Commit>>,
+}
+
+/// A transaction that is committed.
+#[derive(Debug)]
+pub struct Commit {
+    /// Its change events.
+    pub changes: Vec<proto::ProfileChange>,
+    /// How long the transaction took.
+    pub took: Duration,
 }
 
 /// First wait before everything is built anew; it doubles up to [`BACKOFF_MAX`].

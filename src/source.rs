@@ -2,11 +2,13 @@
 
 mod ends;
 mod kafka;
+mod raw;
 mod rebalance;
 mod restore;
 
 pub use ends::Ends;
 pub use kafka::{Kafka, Paused};
+pub use raw::{Counted, count};
 pub use restore::{Back, Restored, Wanted, partitions, restore};
 
 use std::sync::mpsc::SyncSender;

@@ -1,6 +1,7 @@
 //! The topic admin: librdkafka's properties checked, limn's topics set beside what the brokers have, and created.
 
 mod properties;
+mod temporary;
 #[cfg(test)]
 mod tests;
 
@@ -53,6 +54,18 @@ pub struct Wanted {
 }
 
 impl Config {
+    /// The names of all of them, the input first.
+    #[must_use]
+    pub fn names(&self) -> [&str; 5] {
+        [
+            &self.input,
+            &self.changes,
+            &self.profiles,
+            &self.checkpoints,
+            &self.dead_letters,
+        ]
+    }
+
     /// The output topics.
     #[must_use]
     pub fn wanted(&self) -> Vec<Wanted> {

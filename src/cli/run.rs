@@ -35,7 +35,8 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
             "the state folder was torn; the view is built again from the profiles topic"
         );
     }
-    let mut flow = pipeline(&config, &store)?;
+    let id = format!("{}-{}", config.source.group, store.id()?);
+    let mut flow = pipeline(&config, id);
     flow.stop_at_end = args.until_end;
     let runtime = tokio::runtime::Runtime::new()?;
     let (stop, stopped) = watch::channel(false);
@@ -187,15 +188,16 @@ pub(super) fn engine(wanted: &Wanted) -> anyhow::Result<Arc<dyn Engine>> {
     })
 }
 
-fn pipeline(config: &Config, store: &Store) -> anyhow::Result<pipeline::Config> {
+/// The pipeline's part of the configuration.
+pub(super) fn pipeline(config: &Config, transactional_id: String) -> pipeline::Config {
     let topics = &config.topics;
-    Ok(pipeline::Config {
+    pipeline::Config {
         source: config.source_room(),
         codec: config.source.codec.clone(),
         partitioner: config.source.partitioner,
         window: config.window.clone(),
         summarize: config.summary.clone(),
-        commit: config.commit_room(format!("{}-{}", config.source.group, store.id()?)),
+        commit: config.commit_room(transactional_id),
         topics: Topics {
             changes: topics.changes.clone(),
             profiles: topics.profiles.clone(),
@@ -210,5 +212,5 @@ fn pipeline(config: &Config, store: &Store) -> anyhow::Result<pipeline::Config> 
         restore_timeout: config.store.restore_timeout,
         stop_at_end: false,
         max_updates: None,
-    })
+    }
 }

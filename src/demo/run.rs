@@ -152,10 +152,10 @@ pub async fn run<W: Write>(
     let mut output = Ok(());
     loop {
         tokio::select! {
-            batch = committed.recv() => match batch {
+            commit = committed.recv() => match commit {
                 // All senders gone: the pipeline has ended.
                 None => break,
-                Some(batch) => for change in batch {
+                Some(commit) => for change in commit.changes {
                     told.take(&change);
                     if output.is_ok() {
                         output = show.change(&change);

@@ -19,6 +19,11 @@ impl Flow<'_> {
             .values()
             .map(|p| p.windows.open_windows())
             .sum();
+        let open_bytes: usize = self
+            .partitions
+            .values()
+            .map(|p| p.windows.open_bytes())
+            .sum();
         let oldest = self
             .partitions
             .values()
@@ -29,6 +34,7 @@ impl Flow<'_> {
         let waiting = self.ready.len() + self.updates.len();
         self.parts.status.send_modify(|s| {
             s.windows_open = open as u64;
+            s.windows_open_bytes = open_bytes as u64;
             s.waiting = waiting as u64;
             s.oldest_unfolded = oldest;
         });
@@ -36,17 +42,12 @@ impl Flow<'_> {
             return;
         }
         self.shown = Some(Instant::now());
-        self.set_gauges(open, oldest);
+        self.set_gauges(open, open_bytes, oldest);
     }
 
     #[allow(clippy::cast_precision_loss)] // gauges are floats
-    fn set_gauges(&self, open: usize, oldest: Duration) {
+    fn set_gauges(&self, open: usize, open_bytes: usize, oldest: Duration) {
         let set = |name: &'static str, value: f64| ::metrics::gauge!(name).set(value);
-        let open_bytes: usize = self
-            .partitions
-            .values()
-            .map(|p| p.windows.open_bytes())
-            .sum();
         set(metrics::WINDOWS_OPEN, open as f64);
         set(metrics::WINDOWS_OPEN_BYTES, open_bytes as f64);
         set(metrics::WINDOWS_WAITING_BYTES, self.waiting_bytes as f64);

@@ -3,9 +3,9 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use super::super::Error;
 use super::super::batch::{Committed, Key};
 use super::super::partition::bytes;
+use super::super::{Commit, Error};
 use super::{BATCH_BYTES, Finished, Flow, marker};
 use crate::codec::{self, FORMAT, proto};
 use crate::metrics;
@@ -279,7 +279,10 @@ impl Flow<'_> {
             s.commit_time += committed.took;
         });
         if let Some(changes) = &self.parts.changes {
-            let _ = changes.send(committed.changes);
+            let _ = changes.send(Commit {
+                changes: committed.changes,
+                took: committed.took,
+            });
         }
     }
 }

@@ -1,0 +1,353 @@
+//! The stream without a model's cost: fill a topic, fold it, read the profiles back, and say how fast that was.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use serde::Serialize;
+use tokio::sync::{mpsc, watch};
+
+use super::Input;
+use super::input::mapping;
+use crate::clock::SystemClock;
+use crate::codec::{Format, Partitioner};
+use crate::demo::peak_memory_bytes;
+use crate::engine::Engine;
+use crate::load;
+use crate::pipeline::{self, Commit, Parts, Phase, Status};
+use crate::source::{self, Start};
+use crate::store::{self, Store};
+use crate::topics::{self, Admin, Finding};
+
+/// What is measured.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// The events.
+    pub input: Input,
+    /// Partitions of the input.
+    pub partitions: i32,
+    /// The pipeline as it is configured; its input, its topics and its group are replaced by the bench's own.
+    pub pipeline: pipeline::Config,
+    /// The output topics' properties; their names are replaced.
+    pub topics: topics::Config,
+    /// The state folder as it is configured; the bench's own is made inside it and deleted afterwards.
+    pub store: store::Config,
+    /// How long the brokers may take to answer.
+    pub timeout: Duration,
+}
+
+/// What was measured, on a topic that was filled before.
+#[derive(Debug, Clone, Serialize)]
+pub struct Report {
+    /// The version that was measured.
+    pub limn: &'static str,
+    /// Events folded.
+    pub events: u64,
+    /// Users that have a profile.
+    pub users: u64,
+    /// Profile versions committed.
+    pub updates: u64,
+    /// Kafka transactions.
+    pub transactions: u64,
+    /// From the first record to the last commit.
+    pub seconds: f64,
+    /// Events folded and committed a second.
+    pub events_per_second: f64,
+    /// Profile versions committed a second.
+    pub updates_per_second: f64,
+    /// Half of the transactions took at most so long …
+    pub commit_p50_seconds: f64,
+    /// … and 99 of 100 so long.
+    pub commit_p99_seconds: f64,
+    /// Most memory that the process had resident while it folded; where the system does not tell, nothing.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub peak_memory_bytes: Option<u64>,
+    /// Most windows that were open at the same time.
+    pub open_windows: u64,
+    /// Their memory, by window.
+    pub bytes_per_open_window: u64,
+    /// From a start without a state folder until all profiles were read back.
+    pub restore_seconds: f64,
+    /// Profiles read back a second.
+    pub restore_profiles_per_second: f64,
+    /// The same input through librdkafka, doing nothing else.
+    pub raw_consume_events_per_second: f64,
+}
+
+/// Why nothing was measured.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// Topics could not be made.
+    #[error("{0}")]
+    Topics(Finding),
+    /// The input could not be written.
+    #[error(transparent)]
+    Load(#[from] load::Error),
+    /// The input could not be read.
+    #[error(transparent)]
+    Source(#[from] source::Error),
+    /// The pipeline.
+    #[error(transparent)]
+    Pipeline(#[from] pipeline::Error),
+    /// The state folder.
+    #[error(transparent)]
+    Store(#[from] store::Error),
+    /// The state folder could not be deleted.
+    #[error("deleting {folder}: {source}")]
+    Folder {
+        /// The folder.
+        folder: std::path::PathBuf,
+        /// What the operating system said.
+        source: std::io::Error,
+    },
+    /// What was folded is not what was written.
+    #[error(
+        "{written} events were written, but {folded} folded and {dead} given up: the figures would be worth nothing"
+    )]
+    Unfolded {
+        /// Events written.
+        written: u64,
+        /// Events folded.
+        folded: u64,
+        /// Events given up.
+        dead: u64,
+    },
+}
+
+/// Measures. The topics are the bench's own, and deleted at the end.
+///
+/// # Errors
+/// See [`Error`].
+pub async fn stream(
+    options: &Options,
+    engine: Arc<dyn Engine>,
+    mut tell: impl FnMut(&str),
+) -> Result<Report, Error> {
+    let name = format!("limn-bench-{:08x}", fastrand::u32(..));
+    let mut options = options.clone();
+    let topics = own(&mut options, &name);
+    let admin =
+        Admin::new(&options.pipeline.commit.properties, options.timeout).map_err(Error::Topics)?;
+    admin
+        .create_input(&name, options.partitions, topics.replication_factor)
+        .await
+        .map_err(Error::Topics)?;
+    let result = measure(&options, engine, &admin, &topics, &mut tell).await;
+    let names = topics.names();
+    if let Err(finding) = admin.delete(&names).await {
+        tell(&format!(
+            "the bench's topics {names:?} are still there: {finding}"
+        ));
+    }
+    let folder = &options.store.folder;
+    if folder.exists() {
+        std::fs::remove_dir_all(folder).map_err(|source| Error::Folder {
+            folder: folder.clone(),
+            source,
+        })?;
+    }
+    result
+}
+
+/// Puts the bench's own names into the options.
+fn own(options: &mut Options, name: &str) -> topics::Config {
+    let topics = topics::Config {
+        input: name.to_owned(),
+        changes: format!("{name}.changes"),
+        profiles: format!("{name}.profiles"),
+        checkpoints: format!("{name}.checkpoints"),
+        dead_letters: format!("{name}.dead-letters"),
+        ..options.topics.clone()
+    };
+    let pipeline = &mut options.pipeline;
+    pipeline.source.topic = name.to_owned();
+    pipeline.source.group = name.to_owned();
+    pipeline.source.start = Start::Earliest;
+    pipeline.codec.format = Format::Json(Box::new(mapping()));
+    pipeline.partitioner = Partitioner::Murmur2;
+    pipeline.commit.transactional_id = name.to_owned();
+    pipeline.commit.input_topic = name.to_owned();
+    pipeline.topics = pipeline::Topics {
+        changes: topics.changes.clone(),
+        profiles: topics.profiles.clone(),
+        checkpoints: topics.checkpoints.clone(),
+        dead_letters: topics.dead_letters.clone(),
+    };
+    pipeline.stop_at_end = true;
+    pipeline.max_updates = None;
+    options.store.folder = options.store.folder.join(name);
+    topics
+}
+
+#[allow(clippy::cast_precision_loss)] // rates
+async fn measure(
+    options: &Options,
+    engine: Arc<dyn Engine>,
+    admin: &Admin,
+    topics: &topics::Config,
+    tell: &mut impl FnMut(&str),
+) -> Result<Report, Error> {
+    let plan = admin.plan(topics).await;
+    let refused = admin.create(topics, &plan).await;
+    if let Some(finding) = plan.findings.into_iter().chain(refused).next() {
+        return Err(Error::Topics(finding));
+    }
+    tell(&format!(
+        "writing {} events of {} users to {}",
+        options.input.events, options.input.users, topics.input
+    ));
+    let written = fill(options, topics)?;
+    tell("reading them, and nothing else");
+    let counted = source::count(
+        &options.pipeline.source.properties,
+        &topics.input,
+        options.timeout,
+    )?;
+    let raw = counted.records as f64 / counted.seconds;
+    tell("folding them");
+    let folded = fold(options, Arc::clone(&engine), tell).await?;
+    let (done, dead) = (folded.status.events_committed, folded.status.dead_lettered);
+    if done != written {
+        return Err(Error::Unfolded {
+            written,
+            folded: done,
+            dead,
+        });
+    }
+    tell("reading the profiles back");
+    std::fs::remove_dir_all(&options.store.folder).map_err(|source| Error::Folder {
+        folder: options.store.folder.clone(),
+        source,
+    })?;
+    let restored = fold(options, engine, tell).await?;
+    let mut commits = folded.commits;
+    commits.sort_unstable();
+    let quantile = |share: f64| {
+        let at = ((commits.len() as f64 * share).ceil() as usize).saturating_sub(1);
+        commits.get(at).map_or(0.0, Duration::as_secs_f64)
+    };
+    let seconds = folded.seconds;
+    Ok(Report {
+        limn: env!("CARGO_PKG_VERSION"),
+        events: done,
+        users: folded.users,
+        updates: folded.status.updates_committed,
+        transactions: folded.status.commits,
+        seconds,
+        events_per_second: done as f64 / seconds,
+        updates_per_second: folded.status.updates_committed as f64 / seconds,
+        commit_p50_seconds: quantile(0.5),
+        commit_p99_seconds: quantile(0.99),
+        peak_memory_bytes: folded.peak_memory_bytes,
+        open_windows: folded.open_windows,
+        bytes_per_open_window: folded.open_bytes / folded.open_windows.max(1),
+        restore_seconds: restored.restore_seconds,
+        restore_profiles_per_second: folded.users as f64 / restored.restore_seconds,
+        raw_consume_events_per_second: raw,
+    })
+}
+
+fn fill(options: &Options, topics: &topics::Config) -> Result<u64, Error> {
+    let config = load::Config {
+        properties: options.pipeline.commit.properties.clone(),
+        topic: topics.input.clone(),
+        partitioner: load::Partitioner::Murmur2,
+        event_timestamps: false,
+        skip_bad: false,
+        timeout: options.timeout,
+    };
+    let summary = load::load(&config, options.input.rows().map(Ok), |_| ())?;
+    Ok(summary.delivered)
+}
+
+/// One run of the pipeline to the end of the input.
+struct Folded {
+    status: Status,
+    commits: Vec<Duration>,
+    users: u64,
+    seconds: f64,
+    restore_seconds: f64,
+    peak_memory_bytes: Option<u64>,
+    open_windows: u64,
+    open_bytes: u64,
+}
+
+/// How often it is told how far it is.
+const TELL_EVERY: Duration = Duration::from_secs(5);
+
+async fn fold(
+    options: &Options,
+    engine: Arc<dyn Engine>,
+    tell: &mut impl FnMut(&str),
+) -> Result<Folded, Error> {
+    let store = Arc::new(Store::open(&options.store)?);
+    let (status, mut shown) = watch::channel(Status::default());
+    let (changes, mut committed) = mpsc::unbounded_channel();
+    let (_run, stop) = watch::channel(false);
+    let parts = Parts {
+        engine,
+        store,
+        clock: Arc::new(SystemClock),
+        status,
+        changes: Some(changes),
+    };
+    let config = options.pipeline.clone();
+    forget_peak();
+    let began = Instant::now();
+    let running = tokio::spawn(async move { pipeline::run(&config, &parts, stop).await });
+    let mut folded = Folded {
+        status: Status::default(),
+        commits: Vec::new(),
+        users: 0,
+        seconds: 0.0,
+        restore_seconds: 0.0,
+        peak_memory_bytes: None,
+        open_windows: 0,
+        open_bytes: 0,
+    };
+    let (mut assigned, mut ready) = (None, None);
+    let (mut told, mut last) = (began, began);
+    loop {
+        tokio::select! {
+            commit = committed.recv() => match commit {
+                None => break,
+                Some(Commit { changes, took }) => {
+                    last = Instant::now();
+                    folded.commits.push(took);
+                    folded.users += changes.iter().filter(|c| c.version == 1).count() as u64;
+                }
+            },
+            Ok(()) = shown.changed() => {
+                let status = shown.borrow_and_update().clone();
+                if status.phase == Phase::Restoring {
+                    assigned.get_or_insert_with(Instant::now);
+                }
+                if status.phase == Phase::Running && !status.partitions.is_empty() {
+                    ready.get_or_insert_with(Instant::now);
+                }
+                if status.windows_open > folded.open_windows {
+                    folded.open_windows = status.windows_open;
+                    folded.open_bytes = status.windows_open_bytes;
+                }
+                if told.elapsed() > TELL_EVERY {
+                    told = Instant::now();
+                    tell(&format!("{} events folded", status.events_committed));
+                }
+            }
+        }
+    }
+    let ready = ready.unwrap_or(began);
+    folded.seconds = last.saturating_duration_since(ready).as_secs_f64();
+    folded.restore_seconds = (ready - assigned.unwrap_or(began)).as_secs_f64();
+    folded.peak_memory_bytes = peak_memory_bytes();
+    match running.await {
+        Ok(result) => result?,
+        Err(error) => return Err(pipeline::Error::Thread(error.to_string()).into()),
+    }
+    folded.status = shown.borrow().clone();
+    Ok(folded)
+}
+
+/// Begins the peak of resident memory anew, where the system can (Linux); else it is that of the whole process.
+fn forget_peak() {
+    let _ = std::fs::write("/proc/self/clear_refs", "5");
+}

@@ -1,0 +1,63 @@
+//! A topic read from its beginning to its end, and nothing done with it: what a reader could reach at the best.
+
+use std::time::{Duration, Instant};
+
+use rdkafka::consumer::Consumer;
+use rdkafka::error::KafkaError;
+use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
+
+use super::Error;
+use super::restore::{client, partitions};
+
+/// What was read.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Counted {
+    /// Records.
+    pub records: u64,
+    /// From the first record to the last partition's end.
+    pub seconds: f64,
+}
+
+/// Reads every partition `read_committed` and counts. Blocks.
+///
+/// # Errors
+/// [`Error`] where the topic is missing or the brokers do not answer within `wait`.
+pub fn count(
+    properties: &[(String, String)],
+    topic: &str,
+    wait: Duration,
+) -> Result<Counted, Error> {
+    let count = partitions(properties, topic, wait)?;
+    let reader = client(properties, "read_committed")?;
+    let doing = || format!("reading {topic}");
+    let mut from = TopicPartitionList::new();
+    for partition in 0..count {
+        from.add_partition_offset(topic, partition, Offset::Beginning)
+            .map_err(Error::kafka(doing()))?;
+    }
+    reader.assign(&from).map_err(Error::kafka(doing()))?;
+    let (mut records, mut ended, mut began) = (0, 0, None);
+    let mut heard = Instant::now();
+    while ended < count {
+        match reader.poll(Duration::from_millis(100)) {
+            Some(Ok(_)) => {
+                began.get_or_insert_with(Instant::now);
+                heard = Instant::now();
+                records += 1;
+            }
+            Some(Err(KafkaError::PartitionEOF(_))) => ended += 1,
+            Some(Err(error)) => return Err(Error::kafka(doing())(error)),
+            None if heard.elapsed() > wait => {
+                return Err(Error::Kafka {
+                    doing: doing(),
+                    reason: format!("no answer for {wait:?}"),
+                });
+            }
+            None => {}
+        }
+    }
+    Ok(Counted {
+        records,
+        seconds: began.map_or(0.0, |b| b.elapsed().as_secs_f64()),
+    })
+}
