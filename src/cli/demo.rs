@@ -2,13 +2,12 @@
 
 use std::io::{IsTerminal, stderr, stdout};
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
+use limn::config::{Config, Engine};
 use limn::demo::show::{Mode, Show};
 use limn::demo::{self, movielens};
-use limn::engine::{Candle, CandleConfig};
 use tokio::sync::watch;
 
 /// See real people's film profiles being written and rewritten: the whole pipeline in one process, with nothing else installed.
@@ -39,6 +38,9 @@ pub struct Args {
     data: Option<PathBuf>,
 }
 
+/// All but the broker, the paths and the folder.
+const CONFIG: &str = include_str!("../../config/demo.toml");
+
 /// The demo ends by itself before five minutes are over: what is under way then is finished first.
 const TIME_LIMIT: Duration = Duration::from_secs(270);
 
@@ -62,16 +64,19 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
         );
     }
     eprintln!("reading the model …");
-    let config = CandleConfig {
-        model,
-        adapter: Some(args.adapter.clone()),
-        context_tokens: Some(2048),
+    let mut config = Config::parse(CONFIG, super::environment())?;
+    config.store.folder.clone_from(&args.folder);
+    let Engine::Candle(engine) = &mut config.engine else {
+        anyhow::bail!("engine.kind: the demo shows a model in this process; leave the key out");
     };
-    let engine = Arc::new(Candle::open(&config)?);
+    engine.model = model;
+    engine.adapter = Some(args.adapter.clone());
+    let engine = super::run::engine(&config.engine)?;
     let options = demo::Options {
         users: usize::from(args.users),
         max_updates: args.max_updates,
-        folder: args.folder.clone(),
+        pipeline: super::run::pipeline(&config, config.source.group.clone()),
+        store: config.store.room(),
         data,
         time_limit: TIME_LIMIT,
     };

@@ -1,6 +1,10 @@
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use super::*;
+use crate::codec;
+use crate::demo::movielens;
+use crate::event::Record;
 
 const LIMN: &str = include_str!("../../config/limn.toml");
 const DEMO: &str = include_str!("../../config/demo.toml");
@@ -75,28 +79,40 @@ fn the_demo_asks_the_adapter_what_it_was_trained_on() {
     assert_eq!(config.window.max_events, 6);
     assert_eq!(config.summary.max_events, 8);
     assert_eq!(config.summary.max_tokens, 128);
-    let prompt = summarize::Prompt::new(&config.summary).unwrap();
-    let interaction = crate::codec::proto::Interaction {
-        action: "loved".into(),
-        item: Some(crate::codec::proto::Item {
+    // From the rating to the prompt, by the mapping and the templates.
+    let rating = movielens::Event {
+        user: 99,
+        time_s: 885_678_840,
+        action: "loved",
+        film: Arc::new(movielens::Film {
+            id: "286".into(),
             title: "The English Patient".into(),
-            ..Default::default()
+            year: "1996".into(),
+            genres: "drama, romance, war".into(),
         }),
-        attributes: [("year", "1996"), ("genres", "drama, romance, war")]
-            .map(|(k, v)| (k.to_owned(), v.to_owned()))
-            .into(),
-        ..Default::default()
     };
+    let record = Record {
+        key: None,
+        value: Some(rating.row().value.into()),
+        headers: Vec::new().into(),
+    };
+    let decoder = codec::Decoder::new(config.source.codec.clone());
+    let interaction = decoder.interaction(&record, None).unwrap();
+    assert_eq!(interaction.user_id, "99");
+    assert_eq!(interaction.id, "99:286");
+    assert_eq!(interaction.time_ms, 885_678_840_000);
+    let prompt = summarize::Prompt::new(&config.summary).unwrap();
     let line = prompt
         .line(&summarize::Line {
             interaction: &interaction,
-            time_ms: 0,
+            time_ms: interaction.time_ms,
             late: false,
             topic: "",
             partition: 0,
             offset: 0,
         })
         .unwrap();
+    assert_eq!(line, rating.line());
     assert_eq!(
         prompt.message("", &[line]).unwrap(),
         "Profile so far: Nothing is known yet.\nSince then:\n- loved The English Patient (1996; drama, romance, war)"

@@ -14,14 +14,11 @@ use super::broker::Broker;
 use super::show::{Progress, Show};
 use super::{Summary, form, movielens, peak_memory_bytes};
 use crate::clock::SystemClock;
-use crate::codec::{self, Format, JsonMapping, Partitioner, TimeUnit, proto};
-use crate::engine::{Engine, Sampling};
+use crate::codec::{self, proto};
+use crate::engine::Engine;
 use crate::load;
 use crate::pipeline::{self, Config, Parts, Status, Topics, stopped};
-use crate::source::{self, Start};
 use crate::store::{self, Applied, Store, ViewBatch};
-use crate::window::{self, Kind};
-use crate::{commit, summarize};
 
 /// What a demo is asked for.
 #[derive(Debug, Clone)]
@@ -30,8 +27,10 @@ pub struct Options {
     pub users: usize,
     /// Stop after so many updates.
     pub max_updates: Option<u64>,
-    /// Where the state is kept; a later start goes on from it.
-    pub folder: PathBuf,
+    /// The pipeline as config/demo.toml has it; the broker's address is put in.
+    pub pipeline: Config,
+    /// Where and how the state is kept; a later start goes on from it.
+    pub store: store::Config,
     /// Where `ml-100k.inter` and `ml-100k.item` lie.
     pub data: PathBuf,
     /// Finish what is under way and end after so long.
@@ -77,16 +76,8 @@ pub enum Error {
 
 const PARTITIONS: i32 = 4;
 const EVENTS_PER_USER: usize = 24;
-const INPUT: &str = "interactions";
-const GROUP: &str = "limn-demo";
 const LOADS: &str = "demo.json";
 const TELL_EVERY: Duration = Duration::from_millis(200);
-/// The instructions and the message are those that the adapter was trained with, to the letter.
-const INSTRUCTIONS: &str = "You keep a person's taste profile up to date. Given the profile so far and what the person did since, write the new profile.";
-const MESSAGE: &str = "Profile so far: {{ profile }}\nSince then:\n{{ events }}";
-const EVENT: &str =
-    "- {{ action }} {{ item.title }} ({{ attributes.year }}; {{ attributes.genres }})";
-
 /// What the starts on a folder loaded, in order. The broker forgets everything: loading the same again gives every event
 /// the offset that it had, so that what the folder knows of offsets stays true.
 #[derive(Debug, Default, Serialize, Deserialize)]
@@ -107,21 +98,11 @@ pub async fn run<W: Write>(
     stop: watch::Receiver<bool>,
 ) -> Result<Summary, Error> {
     let began = Instant::now();
-    let store = Arc::new(Store::open(&store::Config {
-        folder: options.folder.clone(),
-        cache_bytes: 16 << 20,
-        history: 20,
-        journal_entries: 100_000,
-    })?);
-    let topics = Topics {
-        changes: "limn.changes".to_owned(),
-        profiles: "limn.profiles".to_owned(),
-        checkpoints: "limn.checkpoints".to_owned(),
-        dead_letters: "limn.dead-letters".to_owned(),
-    };
+    let store = Arc::new(Store::open(&options.store)?);
+    let topics = &options.pipeline.topics;
     let broker = Broker::start(
         &[
-            INPUT,
+            &options.pipeline.source.topic,
             &topics.changes,
             &topics.profiles,
             &topics.checkpoints,
@@ -129,9 +110,9 @@ pub async fn run<W: Write>(
         ],
         PARTITIONS,
     )?;
-    give_back(&broker, &store, &topics)?;
+    give_back(&broker, &store, topics)?;
     let loaded = load_all(&broker, options)?;
-    let config = config(&broker, options, topics);
+    let config = on_broker(&broker, options);
 
     let (status, mut shown) = watch::channel(Status::default());
     let (changes, mut committed) = mpsc::unbounded_channel();
@@ -262,7 +243,7 @@ fn give_back(broker: &Broker, store: &Store, topics: &Topics) -> Result<(), Erro
 
 /// Loads what former starts loaded, and what this one adds. Returns how many events there are.
 fn load_all(broker: &Broker, options: &Options) -> Result<u64, Error> {
-    let path = options.folder.join(LOADS);
+    let path = options.store.folder.join(LOADS);
     let mut loads = former(&path)?;
     if loads.users.last().is_none_or(|&last| options.users > last) {
         loads.users.push(options.users);
@@ -281,7 +262,7 @@ fn load_all(broker: &Broker, options: &Options) -> Result<u64, Error> {
             .map(|e| Ok(e.row()));
         let config = load::Config {
             properties: broker.properties(),
-            topic: INPUT.to_owned(),
+            topic: options.pipeline.source.topic.clone(),
             partitioner: load::Partitioner::Murmur2,
             event_timestamps: false,
             skip_bad: false,
@@ -314,74 +295,14 @@ fn former(path: &Path) -> Result<Loads, Error> {
     }
 }
 
-fn config(broker: &Broker, options: &Options, topics: Topics) -> Config {
-    let years = |n: u64| Duration::from_secs(n * 365 * 24 * 3600);
-    let pointer = |p: &str| Some(p.to_owned());
-    Config {
-        source: source::Config {
-            properties: broker.properties(),
-            topic: INPUT.to_owned(),
-            group: GROUP.to_owned(),
-            start: Start::Earliest,
-            batch: 500,
-            assign_timeout: Duration::from_secs(30),
-        },
-        codec: codec::Config {
-            format: Format::Json(Box::new(JsonMapping {
-                user: pointer("/user_id"),
-                id: pointer("/id"),
-                time: pointer("/time"),
-                time_unit: TimeUnit::Seconds,
-                action: pointer("/action"),
-                item_id: pointer("/item_id"),
-                item_title: pointer("/item_title"),
-                ..JsonMapping::default()
-            })),
-            max_text_bytes: 4096,
-            max_event_bytes: 64 << 10,
-        },
-        partitioner: Partitioner::Murmur2,
-        window: window::Config {
-            // Six ratings make a window, whenever they were given.
-            kind: Kind::Tumbling { size: years(30) },
-            max_events: 6,
-            max_tokens: None,
-            max_age: years(1),
-            out_of_orderness: years(30),
-            allowed_lateness: Duration::ZERO,
-            idle_timeout: None,
-            max_future_skew: Duration::from_secs(60),
-        },
-        summarize: summarize::Config {
-            instructions: INSTRUCTIONS.to_owned(),
-            event: EVENT.to_owned(),
-            message: MESSAGE.to_owned(),
-            empty_profile: "Nothing is known yet.".to_owned(),
-            max_tokens: 128,
-            prompt_tokens: 1024,
-            max_events: 8,
-            sampling: Sampling::Greedy,
-            retries: 1,
-            retry_temperature: 0.6,
-            backoff: Duration::from_millis(200),
-            backoff_max: Duration::from_secs(30),
-        },
-        commit: commit::Config {
-            properties: broker.properties(),
-            transactional_id: GROUP.to_owned(),
-            transaction_timeout: Duration::from_secs(30),
-            input_topic: INPUT.to_owned(),
-        },
-        topics,
-        commit_interval: Duration::from_millis(500),
-        commit_updates: 16,
-        open_bytes: 64 << 20,
-        waiting_bytes: 64 << 20,
-        shutdown_timeout: Duration::from_secs(20),
-        restore_timeout: Duration::from_secs(30),
-        stop_at_end: true,
-        max_updates: options.max_updates,
-    }
+/// The pipeline as it is configured, on this process's broker.
+fn on_broker(broker: &Broker, options: &Options) -> Config {
+    let mut config = options.pipeline.clone();
+    config.source.properties = broker.properties();
+    config.commit.properties = broker.properties();
+    config.stop_at_end = true;
+    config.max_updates = options.max_updates;
+    config
 }
 
 #[allow(clippy::cast_precision_loss)]
@@ -415,7 +336,7 @@ fn summary(
         in_form: (told.updates > 0).then_some((told.good, told.updates)),
         peak_memory_bytes: peak_memory_bytes(),
         elapsed: began.elapsed(),
-        folder: options.folder.clone(),
+        folder: options.store.folder.clone(),
         example_user: example.map(|(user, _)| user.clone()),
     })
 }
