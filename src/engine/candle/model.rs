@@ -1,81 +1,183 @@
-//! The architectures, by candle-transformers.
+//! The packed forward: one pass over rows of many sequences, in the order of the layers.
 
-use std::collections::HashMap;
+use candle_core::{Result, Tensor};
 
-use candle_core::{DType, Device, Result, Tensor};
-use candle_nn::VarBuilder;
-use candle_transformers::models::{llama, qwen3};
+use super::compute::Compute;
+use super::load::Tensors;
+use super::spec::Spec;
+use super::step::{Answer, Forward, Step};
+use crate::engine::Error;
 
-/// Which architecture, and its sizes.
-pub(super) enum Spec {
-    Llama(llama::Config),
-    Qwen3(qwen3::Config),
+/// A decoder-only transformer of the Llama family, on whatever computes it.
+pub(crate) struct Model<C: Compute> {
+    compute: C,
+    embedding: C::Table,
+    layers: Vec<Layer<C>>,
+    norm: C::Vector,
+    head: C::Matrix,
 }
 
-impl Spec {
-    pub(super) fn context(&self) -> u32 {
-        let context = match self {
-            Self::Llama(config) => config.max_position_embeddings,
-            Self::Qwen3(config) => config.max_position_embeddings,
+struct Layer<C: Compute> {
+    attention_norm: C::Vector,
+    /// Queries, keys and values.
+    qkv: C::Matrix,
+    /// Of queries and of keys.
+    head_norms: Option<(C::Vector, C::Vector)>,
+    out: C::Matrix,
+    mlp_norm: C::Vector,
+    gate_up: C::Matrix,
+    down: C::Matrix,
+}
+
+impl<C: Compute> Model<C> {
+    /// Takes the weights up one by one: the whole model is never in memory in f32.
+    ///
+    /// # Errors
+    /// [`Error::Broken`] names the tensor that is missing or does not fit.
+    pub(crate) fn new(
+        compute: C,
+        spec: &Spec,
+        tensors: &mut dyn Tensors,
+    ) -> std::result::Result<Self, Error> {
+        let (hidden, inner) = (spec.hidden, spec.intermediate);
+        let (queries, keys) = (
+            spec.heads * spec.head_dim,
+            spec.kv_heads * spec.head_dim,
+        );
+        let embedding = tensors.take("model.embed_tokens.weight", &[spec.vocab, hidden])?;
+        let head = if spec.tied {
+            compute.matrix(std::slice::from_ref(&embedding))
+        } else {
+            let head = tensors.take("lm_head.weight", &[spec.vocab, hidden])?;
+            compute.matrix(&[head])
+        }
+        .map_err(failed)?;
+        let table = compute.table(&embedding).map_err(failed)?;
+        drop(embedding);
+        let mut layers = Vec::with_capacity(spec.layers);
+        for index in 0..spec.layers {
+            let mut take = |name: &str, shape: &[usize]| -> std::result::Result<Tensor, Error> {
+                tensors.take(&format!("model.layers.{index}.{name}.weight"), shape)
+            };
+            let mut matrix = |parts: &[(&str, usize, usize)]| {
+                let parts = parts
+                    .iter()
+                    .map(|&(name, n, k)| take(name, &[n, k]))
+                    .collect::<std::result::Result<Vec<_>, _>>()?;
+                compute.matrix(&parts).map_err(failed)
+            };
+            let qkv = matrix(&[
+                ("self_attn.q_proj", queries, hidden),
+                ("self_attn.k_proj", keys, hidden),
+                ("self_attn.v_proj", keys, hidden),
+            ])?;
+            let out = matrix(&[("self_attn.o_proj", hidden, queries)])?;
+            let gate_up = matrix(&[
+                ("mlp.gate_proj", inner, hidden),
+                ("mlp.up_proj", inner, hidden),
+            ])?;
+            let down = matrix(&[("mlp.down_proj", hidden, inner)])?;
+            let mut vector = |name: &str, width: usize| {
+                compute.vector(&take(name, &[width])?).map_err(failed)
+            };
+            layers.push(Layer {
+                attention_norm: vector("input_layernorm", hidden)?,
+                mlp_norm: vector("post_attention_layernorm", hidden)?,
+                head_norms: if spec.head_norms {
+                    Some((
+                        vector("self_attn.q_norm", spec.head_dim)?,
+                        vector("self_attn.k_norm", spec.head_dim)?,
+                    ))
+                } else {
+                    None
+                },
+                qkv,
+                out,
+                gate_up,
+                down,
+            });
+        }
+        let norm = tensors.take("model.norm.weight", &[hidden])?;
+        Ok(Self {
+            norm: compute.vector(&norm).map_err(failed)?,
+            compute,
+            embedding: table,
+            layers,
+            head,
+        })
+    }
+
+    /// What computes it.
+    pub(crate) fn compute(&mut self) -> &mut C {
+        &mut self.compute
+    }
+
+    /// The logits of the wanted rows, `[wanted, vocab]`; `None` where none is wanted.
+    fn forward(&mut self, step: &Step) -> Result<Option<C::Rows>> {
+        let c = &mut self.compute;
+        c.begin(step)?;
+        let wanted: Vec<usize> = step.wanted.iter().map(|w| w.row).collect();
+        let mut x = c.embed(&self.embedding, &step.tokens)?;
+        for (index, layer) in self.layers.iter().enumerate() {
+            let h = c.norm(&x, &layer.attention_norm)?;
+            let qkv = c.linear(&h, &layer.qkv)?;
+            let norms = layer.head_norms.as_ref().map(|(q, k)| (q, k));
+            let mut attended = c.attend(index, qkv, norms)?;
+            if index + 1 == self.layers.len() {
+                // Behind the last attention a row matters to itself alone.
+                if wanted.is_empty() {
+                    return Ok(None);
+                }
+                attended = c.select(&attended, &wanted)?;
+                x = c.select(&x, &wanted)?;
+            }
+            let y = c.linear(&attended, &layer.out)?;
+            c.add(&mut x, &y)?;
+            let h = c.norm(&x, &layer.mlp_norm)?;
+            let inner = c.linear(&h, &layer.gate_up)?;
+            let inner = c.gate(inner)?;
+            let y = c.linear(&inner, &layer.down)?;
+            c.add(&mut x, &y)?;
+        }
+        let h = c.norm(&x, &self.norm)?;
+        c.linear(&h, &self.head).map(Some)
+    }
+
+    fn answers(&mut self, step: &Step) -> Result<Vec<Answer>> {
+        let Some(logits) = self.forward(step)? else {
+            return Ok(Vec::new());
         };
-        u32::try_from(context).unwrap_or(u32::MAX)
-    }
-}
-
-pub(super) enum Model {
-    Llama {
-        model: llama::Llama,
-        config: Box<llama::Config>,
-        cache: Box<llama::Cache>,
-    },
-    Qwen3(Box<qwen3::ModelForCausalLM>),
-}
-
-impl Model {
-    /// Builds the model from tensors under the names that Hugging Face gives them.
-    pub(super) fn new(spec: &Spec, tensors: HashMap<String, Tensor>, context: u32) -> Result<Self> {
-        let weights = VarBuilder::from_tensors(tensors, DType::F32, &Device::Cpu);
-        match spec {
-            Spec::Llama(config) => {
-                // The tables of positions need not be longer than what is asked for.
-                let config = llama::Config {
-                    max_position_embeddings: context as usize,
-                    ..config.clone()
-                };
-                Ok(Self::Llama {
-                    model: llama::Llama::load(weights, &config)?,
-                    cache: Box::new(llama::Cache::new(true, DType::F32, &config, &Device::Cpu)?),
-                    config: Box::new(config),
+        let likeliest = if step.wanted.iter().all(|w| w.logits) {
+            Vec::new()
+        } else {
+            self.compute.likeliest(&logits)?
+        };
+        step.wanted
+            .iter()
+            .enumerate()
+            .map(|(index, wanted)| {
+                Ok(if wanted.logits {
+                    Answer::Logits(self.compute.logits(&logits, index)?)
+                } else {
+                    Answer::Likeliest(likeliest[index])
                 })
-            }
-            Spec::Qwen3(config) => {
-                let config = qwen3::Config {
-                    max_position_embeddings: context as usize,
-                    ..config.clone()
-                };
-                Ok(Self::Qwen3(Box::new(qwen3::ModelForCausalLM::new(
-                    &config, weights,
-                )?)))
-            }
-        }
+            })
+            .collect()
+    }
+}
+
+impl<C: Compute> Forward for Model<C> {
+    fn step(&mut self, step: &Step) -> std::result::Result<Vec<Answer>, Error> {
+        self.answers(step).map_err(failed)
     }
 
-    /// Forgets the request before.
-    pub(super) fn begin(&mut self) -> Result<()> {
-        match self {
-            Self::Llama { config, cache, .. } => {
-                **cache = llama::Cache::new(true, DType::F32, config, &Device::Cpu)?
-            }
-            Self::Qwen3(model) => model.clear_kv_cache(),
-        }
-        Ok(())
+    fn copy_block(&mut self, from: u32, to: u32) -> std::result::Result<(), Error> {
+        self.compute.copy_block(from, to).map_err(failed)
     }
+}
 
-    /// Tokens `[1, n]` from `position` on; the logits behind the last one, `[vocabulary]`.
-    pub(super) fn forward(&mut self, tokens: &Tensor, position: usize) -> Result<Tensor> {
-        match self {
-            Self::Llama { model, cache, .. } => model.forward(tokens, position, cache)?.squeeze(0),
-            Self::Qwen3(model) => model.forward(tokens, position)?.flatten_all(),
-        }
+fn failed(error: candle_core::Error) -> Error {
+    Error::Broken {
+        reason: format!("the model failed: {error}"),
     }
 }

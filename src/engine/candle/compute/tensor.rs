@@ -1,0 +1,262 @@
+//! The operations by candle's own tensors: on CUDA, on processors without kernels of ours, and as the reference of ours.
+
+mod groups;
+
+use candle_core::{D, DType, Device, Result, Tensor, bail};
+use candle_nn::{ops, rotary_emb};
+
+use super::Compute;
+use crate::engine::candle::spec::Spec;
+use crate::engine::candle::step::{BLOCK, Step};
+use groups::Group;
+
+/// candle's tensors on a device, with the paged cache beside them.
+pub(crate) struct TensorCompute {
+    spec: Spec,
+    device: Device,
+    dtype: DType,
+    /// The rotary angles' cosines and sines of every position, `[context, head_dim / 2]`.
+    cosines: Tensor,
+    sines: Tensor,
+    /// Keys and values of each layer, `[blocks · BLOCK, kv_heads · head_dim]`.
+    cache: Vec<(Tensor, Tensor)>,
+    step: Taken,
+}
+
+/// A step as its operations need it, on the device.
+struct Taken {
+    /// `[T, head_dim / 2]`.
+    cosines: Tensor,
+    sines: Tensor,
+    /// Each row's place in the cache, repeated over the width: `[T, kv_heads · head_dim]`.
+    slots: Tensor,
+    groups: Vec<Group>,
+    /// Where each row stands in the groups' outputs: `[T]`.
+    order: Tensor,
+}
+
+impl TensorCompute {
+    /// A cache of `blocks` blocks for sequences of up to `context` positions; weights, activations and cache in `dtype`.
+    ///
+    /// # Errors
+    /// Where the device has no room for the cache.
+    pub(crate) fn new(
+        spec: &Spec,
+        device: &Device,
+        dtype: DType,
+        blocks: usize,
+        context: usize,
+    ) -> Result<Self> {
+        let width = spec.kv_heads * spec.head_dim;
+        let empty = || Tensor::zeros((blocks * BLOCK, width), dtype, device);
+        let cache = (0..spec.layers)
+            .map(|_| Ok((empty()?, empty()?)))
+            .collect::<Result<_>>()?;
+        let frequencies = spec.rotary_frequencies();
+        #[allow(clippy::cast_precision_loss)] // positions are far below 2^24
+        let angles: Vec<f32> = (0..context)
+            .flat_map(|position| frequencies.iter().map(move |f| position as f32 * f))
+            .collect();
+        let angles = Tensor::from_vec(angles, (context, frequencies.len()), device)?;
+        let nothing = Tensor::zeros((0, width), dtype, device)?;
+        Ok(Self {
+            cosines: angles.cos()?.to_dtype(dtype)?,
+            sines: angles.sin()?.to_dtype(dtype)?,
+            spec: spec.clone(),
+            device: device.clone(),
+            dtype,
+            cache,
+            step: Taken {
+                cosines: nothing.clone(),
+                sines: nothing.clone(),
+                slots: nothing.clone(),
+                groups: Vec::new(),
+                order: nothing,
+            },
+        })
+    }
+
+    fn taken_up(&self, tensor: &Tensor) -> Result<Tensor> {
+        tensor.to_dtype(self.dtype)?.to_device(&self.device)
+    }
+
+    /// Heads of `[T, heads · head_dim]`, normalized where there are weights for it, and turned to their positions.
+    fn turned(&self, x: &Tensor, heads: usize, norm: Option<&Tensor>) -> Result<Tensor> {
+        let (rows, width) = (x.dim(0)?, self.spec.head_dim);
+        let mut x = x.reshape((rows * heads, width))?;
+        if let Some(norm) = norm {
+            x = ops::rms_norm(&x, norm, self.spec.norm_epsilon)?;
+        }
+        let x = x.reshape((1, rows, heads, width))?;
+        rotary_emb::rope_thd(&x, &self.step.cosines, &self.step.sines)?
+            .reshape((rows, heads * width))
+    }
+
+    /// Attention of one group: queries `[T, heads · head_dim]` to the group's rows, padded, `[sequences · rows, heads · head_dim]`.
+    fn attention(&self, group: &Group, queries: &Tensor, layer: usize) -> Result<Tensor> {
+        let Spec {
+            heads,
+            kv_heads,
+            head_dim,
+            ..
+        } = self.spec;
+        let (n, rows, length) = (group.sequences, group.rows, group.length);
+        let shared = heads / kv_heads;
+        let (keys, values) = &self.cache[layer];
+        // A group's query heads stand below each other, so that their common keys are not repeated.
+        let queries = queries
+            .index_select(&group.queries, 0)?
+            .reshape((n, rows, kv_heads, shared, head_dim))?
+            .permute((0, 2, 3, 1, 4))?
+            .contiguous()?
+            .reshape((n * kv_heads, shared * rows, head_dim))?;
+        let keys = keys
+            .index_select(&group.slots, 0)?
+            .reshape((n, length, kv_heads, head_dim))?
+            .permute((0, 2, 3, 1))?
+            .contiguous()?
+            .reshape((n * kv_heads, head_dim, length))?;
+        let values = values
+            .index_select(&group.slots, 0)?
+            .reshape((n, length, kv_heads, head_dim))?
+            .permute((0, 2, 1, 3))?
+            .contiguous()?
+            .reshape((n * kv_heads, length, head_dim))?;
+        let scale = 1.0 / (head_dim as f64).sqrt();
+        let scores = (queries.matmul(&keys)? * scale)?
+            .reshape((n, heads, rows, length))?
+            .broadcast_add(&group.mask)?;
+        let weights =
+            ops::softmax_last_dim(&scores)?.reshape((n * kv_heads, shared * rows, length))?;
+        weights
+            .matmul(&values)?
+            .reshape((n, kv_heads, shared, rows, head_dim))?
+            .permute((0, 3, 1, 2, 4))?
+            .contiguous()?
+            .reshape((n * rows, heads * head_dim))
+    }
+}
+
+impl Compute for TensorCompute {
+    type Matrix = Tensor;
+    type Table = Tensor;
+    type Vector = Tensor;
+    type Rows = Tensor;
+
+    fn matrix(&self, parts: &[Tensor]) -> Result<Tensor> {
+        self.taken_up(&Tensor::cat(parts, 0)?)
+    }
+
+    fn table(&self, embedding: &Tensor) -> Result<Tensor> {
+        self.taken_up(embedding)
+    }
+
+    fn vector(&self, weights: &Tensor) -> Result<Tensor> {
+        self.taken_up(weights)
+    }
+
+    fn begin(&mut self, step: &Step) -> Result<()> {
+        let (positions, slots) = groups::places(step)?;
+        let width = self.spec.kv_heads * self.spec.head_dim;
+        let rows = step.tokens.len();
+        let positions = Tensor::new(positions, &self.device)?;
+        let slots = Tensor::new(slots, &self.device)?
+            .unsqueeze(1)?
+            .broadcast_as((rows, width))?
+            .contiguous()?;
+        let (groups, order) = groups::of(step, &self.device, self.dtype)?;
+        self.step = Taken {
+            cosines: self.cosines.index_select(&positions, 0)?,
+            sines: self.sines.index_select(&positions, 0)?,
+            slots,
+            groups,
+            order: Tensor::new(order, &self.device)?,
+        };
+        Ok(())
+    }
+
+    fn embed(&mut self, table: &Tensor, tokens: &[u32]) -> Result<Tensor> {
+        let vocab = table.dim(0)?;
+        if let Some(token) = tokens.iter().find(|&&t| t as usize >= vocab) {
+            bail!("token {token} is beyond the vocabulary of {vocab}");
+        }
+        table.index_select(&Tensor::new(tokens, &self.device)?, 0)
+    }
+
+    fn norm(&mut self, x: &Tensor, weight: &Tensor) -> Result<Tensor> {
+        ops::rms_norm(x, weight, self.spec.norm_epsilon)
+    }
+
+    fn linear(&mut self, x: &Tensor, w: &Tensor) -> Result<Tensor> {
+        x.matmul(&w.t()?)
+    }
+
+    fn attend(
+        &mut self,
+        layer: usize,
+        qkv: Tensor,
+        norms: Option<(&Tensor, &Tensor)>,
+    ) -> Result<Tensor> {
+        let Spec {
+            heads,
+            kv_heads,
+            head_dim,
+            ..
+        } = self.spec;
+        let part = |from: usize, count: usize| {
+            qkv.narrow(1, from * head_dim, count * head_dim)?
+                .contiguous()
+        };
+        let queries = self.turned(&part(0, heads)?, heads, norms.map(|n| n.0))?;
+        let keys = self.turned(&part(heads, kv_heads)?, kv_heads, norms.map(|n| n.1))?;
+        let values = part(heads + kv_heads, kv_heads)?;
+        let (cached_keys, cached_values) = &self.cache[layer];
+        cached_keys.scatter_set(&self.step.slots, &keys, 0)?;
+        cached_values.scatter_set(&self.step.slots, &values, 0)?;
+        let groups = &self.step.groups;
+        let attended = groups
+            .iter()
+            .map(|group| self.attention(group, &queries, layer))
+            .collect::<Result<Vec<_>>>()?;
+        Tensor::cat(&attended, 0)?.index_select(&self.step.order, 0)
+    }
+
+    fn gate(&mut self, gate_up: Tensor) -> Result<Tensor> {
+        let width = gate_up.dim(D::Minus1)? / 2;
+        let gate = gate_up.narrow(1, 0, width)?.contiguous()?;
+        let up = gate_up.narrow(1, width, width)?.contiguous()?;
+        ops::silu(&gate)? * up
+    }
+
+    fn add(&mut self, x: &mut Tensor, y: &Tensor) -> Result<()> {
+        *x = (&*x + y)?;
+        Ok(())
+    }
+
+    fn select(&mut self, x: &Tensor, rows: &[usize]) -> Result<Tensor> {
+        x.index_select(&Tensor::new(groups::ids(rows)?, &self.device)?, 0)
+    }
+
+    fn likeliest(&mut self, logits: &Tensor) -> Result<Vec<u32>> {
+        logits
+            .to_dtype(DType::F32)?
+            .argmax(D::Minus1)?
+            .to_vec1::<u32>()
+    }
+
+    fn logits(&mut self, logits: &Tensor, row: usize) -> Result<Vec<f32>> {
+        logits.get(row)?.to_dtype(DType::F32)?.to_vec1::<f32>()
+    }
+
+    fn copy_block(&mut self, from: u32, to: u32) -> Result<()> {
+        for (keys, values) in &self.cache {
+            for cached in [keys, values] {
+                let block = cached
+                    .narrow(0, from as usize * BLOCK, BLOCK)?
+                    .force_contiguous()?;
+                cached.slice_set(&block, 0, to as usize * BLOCK)?;
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,113 @@
+//! Sequences of like length side by side: candle has no ragged attention, so those of one group are padded to the longest.
+
+use candle_core::{DType, Device, Result, Tensor, bail};
+
+use crate::engine::candle::step::{BLOCK, Span, Step};
+
+/// Sequences whose attention is computed together.
+pub(super) struct Group {
+    /// How many.
+    pub(super) sequences: usize,
+    /// Rows of each, padded.
+    pub(super) rows: usize,
+    /// Cached positions of each, padded.
+    pub(super) length: usize,
+    /// The rows, `[sequences · rows]`.
+    pub(super) queries: Tensor,
+    /// The cache's slots, `[sequences · length]`.
+    pub(super) slots: Tensor,
+    /// 0 where a row may look, else minus infinity: `[sequences, 1, rows, length]`.
+    pub(super) mask: Tensor,
+}
+
+/// As candle's indexes.
+pub(super) fn ids(numbers: &[usize]) -> Result<Vec<u32>> {
+    numbers
+        .iter()
+        .map(|&n| u32::try_from(n).map_err(candle_core::Error::wrap))
+        .collect()
+}
+
+/// A position's slot in the cache.
+fn slot(span: &Span, position: usize) -> Result<u32> {
+    let Some(&block) = span.blocks.get(position / BLOCK) else {
+        bail!("position {position} has no block");
+    };
+    Ok(block * BLOCK as u32 + (position % BLOCK) as u32)
+}
+
+/// Each row's position and slot.
+pub(super) fn places(step: &Step) -> Result<(Vec<u32>, Vec<u32>)> {
+    let (mut positions, mut slots) = (Vec::new(), Vec::new());
+    for span in &step.spans {
+        for position in span.start..span.start + span.rows {
+            positions.push(u32::try_from(position).map_err(candle_core::Error::wrap)?);
+            slots.push(slot(span, position)?);
+        }
+    }
+    if positions.len() != step.tokens.len() {
+        bail!(
+            "{} rows in spans, but {} tokens",
+            positions.len(),
+            step.tokens.len()
+        );
+    }
+    Ok((positions, slots))
+}
+
+/// The groups, and where each row stands in their outputs one below the other. Spans whose rows round up to the same
+/// power of two go together, so that padding at most doubles the work.
+pub(super) fn of(step: &Step, device: &Device, dtype: DType) -> Result<(Vec<Group>, Vec<u32>)> {
+    let mut first_rows = Vec::with_capacity(step.spans.len());
+    let mut next = 0;
+    for span in &step.spans {
+        first_rows.push(next);
+        next += span.rows;
+    }
+    let mut sizes: Vec<usize> = step.spans.iter().map(|s| s.rows.next_power_of_two()).collect();
+    sizes.sort_unstable();
+    sizes.dedup();
+    let mut order = vec![0; next];
+    let mut above = 0;
+    let mut groups = Vec::with_capacity(sizes.len());
+    for size in sizes {
+        let members: Vec<(usize, &Span)> = first_rows
+            .iter()
+            .copied()
+            .zip(&step.spans)
+            .filter(|(_, s)| s.rows > 0 && s.rows.next_power_of_two() == size)
+            .collect();
+        let rows = members.iter().map(|(_, s)| s.rows).max().unwrap_or(0);
+        let length = members.iter().map(|(_, s)| s.start + s.rows).max().unwrap_or(0);
+        let mut queries = vec![0; members.len() * rows];
+        let mut slots = vec![0; members.len() * length];
+        let mut mask = vec![f32::NEG_INFINITY; members.len() * rows * length];
+        for (n, &(first, span)) in members.iter().enumerate() {
+            for position in 0..span.start + span.rows {
+                slots[n * length + position] = slot(span, position)?;
+            }
+            for row in 0..rows {
+                // Padding looks at the first position, so that its softmax is defined; nobody reads it.
+                let real = row < span.rows;
+                let seen = if real { span.start + row + 1 } else { 1 };
+                let at = (n * rows + row) * length;
+                mask[at..at + seen].fill(0.0);
+                if real {
+                    queries[n * rows + row] = first + row;
+                    order[first + row] = above + n * rows + row;
+                }
+            }
+        }
+        above += members.len() * rows;
+        groups.push(Group {
+            sequences: members.len(),
+            rows,
+            length,
+            queries: Tensor::new(ids(&queries)?, device)?,
+            slots: Tensor::new(slots, device)?,
+            mask: Tensor::from_vec(mask, (members.len(), 1, rows, length), device)?
+                .to_dtype(dtype)?,
+        });
+    }
+    Ok((groups, ids(&order)?))
+}
