@@ -164,27 +164,30 @@ impl Blocks {
             .get(start / BLOCK)
             .copied()
             .filter(|&b| rows > 0 && self.readable_by_others(b));
-        let mut copy = None;
-        if grown + usize::from(shared.is_some()) <= self.available() {
-            if let Some(from) = shared {
-                let to = self.take()?;
-                table.blocks[start / BLOCK] = to;
-                copy = Some(Copy { from, to });
-                self.leave(from);
-            }
-        } else if let Some(own) = shared {
+        let mut copied = shared.is_some();
+        if grown + usize::from(copied) > self.available() {
             // Full: a block that only this table holds is written where it is, and no longer found by others.
-            let alone = self.users[own as usize] == 1 && self.children(own) == 0;
+            let alone = shared.is_some_and(|b| self.users[b as usize] == 1);
             if !alone || grown > self.available() {
                 return Err(Full);
             }
-            self.unpublish(own);
-        } else {
-            return Err(Full);
+            copied = false;
         }
         for _ in 0..grown {
             let block = self.take()?;
             table.blocks.push(block);
+        }
+        let mut copy = None;
+        if let Some(from) = shared {
+            if copied {
+                let to = self.take()?;
+                table.blocks[start / BLOCK] = to;
+                copy = Some(Copy { from, to });
+                self.leave(from);
+            } else {
+                // Nobody else holds it, so nobody holds its children: all of them were just taken.
+                self.unpublish(from);
+            }
         }
         Ok(copy)
     }
