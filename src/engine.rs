@@ -25,6 +25,8 @@ pub enum Sampling {
         top_k: u32,
         /// Only the likeliest that together reach this probability.
         top_p: f64,
+        /// Only those at least this share as likely as the likeliest; 0: all.
+        min_p: f64,
         /// The same seed draws the same tokens from the same prompt.
         seed: u64,
     },
@@ -183,11 +185,13 @@ fn hash(description: &Description, tokens: &[u32], request: &Request) -> [u8; 32
             temperature,
             top_k,
             top_p,
+            min_p,
             seed,
         } => {
             part(&temperature.to_le_bytes());
             part(&top_k.to_le_bytes());
             part(&top_p.to_le_bytes());
+            part(&min_p.to_le_bytes());
             part(&seed.to_le_bytes());
         }
     }

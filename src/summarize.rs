@@ -370,6 +370,7 @@ impl Summarizer {
                     temperature: self.config.retry_temperature,
                     top_k: 20,
                     top_p: 0.95,
+                    min_p: 0.0,
                     seed: u64::from(attempt),
                 };
                 next = match self.engine.prepare(Request {

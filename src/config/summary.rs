@@ -83,6 +83,7 @@ fn sampling(summary: &mut Section<'_>) -> Sampling {
             temperature,
             top_k,
             top_p,
+            min_p: 0.0,
             seed,
         }
     } else {

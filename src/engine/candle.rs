@@ -1,9 +1,19 @@
 //! A model on this machine: one OS thread owns it and answers one request at a time.
 
 mod adapter;
+#[allow(dead_code)]
+mod blocks;
 mod chat;
+#[allow(dead_code)]
+mod draft;
 mod gguf;
 mod model;
+#[allow(dead_code)]
+mod sample;
+#[allow(dead_code)]
+mod scheduler;
+#[allow(dead_code)]
+mod step;
 mod weights;
 
 use std::fs::File;

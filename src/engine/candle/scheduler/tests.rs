@@ -1,0 +1,33 @@
+//! The scheduler's promises, on a model that notices when its cache is wrong.
+
+mod demands;
+mod fake;
+mod property;
+
+use super::*;
+
+fn limits() -> Limits {
+    Limits {
+        blocks: 64,
+        context: 1000,
+        step_tokens: 256,
+        sequences: 16,
+        drafts: Policy {
+            most: 0,
+            ..Policy::default()
+        },
+    }
+}
+
+/// What is true between any two steps.
+fn check(scheduler: &Scheduler) {
+    let tables: Vec<_> = scheduler.running.iter().map(|s| &s.table).collect();
+    scheduler.blocks.verify(&tables);
+    for sequence in &scheduler.running {
+        assert!(sequence.pending() > 0 && sequence.remaining() > 0);
+        assert!(sequence.table.positions() >= sequence.computed);
+    }
+    for sequence in &scheduler.waiting {
+        assert!(sequence.table.blocks().is_empty() && sequence.computed == 0);
+    }
+}
