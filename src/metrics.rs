@@ -77,6 +77,24 @@ catalogue! {
         "Users that wait for the engine.";
     ENGINE_RUNNING = "limn_engine_running", Gauge, None,
         "Updates that the engine is at.";
+    ENGINE_STEPS = "limn_engine_steps_total", Counter, None,
+        "Forward passes of a model in this process, each over rows of many updates.";
+    ENGINE_ROWS = "limn_engine_rows_total", Counter, Some(("phase", &["prefill", "decode", "draft"])),
+        "Rows that these computed: tokens of prompts, single tokens of answers, and proposed tokens.";
+    ENGINE_DRAFTS_ACCEPTED = "limn_engine_drafts_accepted_total", Counter, None,
+        "Proposed tokens that the model would have chosen itself.";
+    ENGINE_PREFIX_TOKENS = "limn_engine_prefix_tokens_total", Counter, None,
+        "Tokens of prompts whose keys and values were found in the cache.";
+    ENGINE_PREEMPTIONS = "limn_engine_preemptions_total", Counter, None,
+        "Updates that had to leave the cache to others and were computed again.";
+    ENGINE_STEP_SECONDS = "limn_engine_step_seconds", Histogram,
+        Some(("part", &["matrix", "attention", "other"])),
+        "Time of a forward pass by what it was spent on.";
+    ENGINE_BATCH = "limn_engine_batch", Gauge, None,
+        "Updates that the model works on at once.";
+    ENGINE_CACHE_BLOCKS = "limn_engine_cache_blocks", Gauge,
+        Some(("state", &["used", "cached", "free"])),
+        "Blocks of 32 positions of the cache of keys and values: held by updates, free but still known, and free.";
     TOKENS = "limn_tokens_total", Counter, Some(("kind", &["prompt", "output"])),
         "Tokens read and written by the model; answers from the journal are not counted.";
     MODEL_SECONDS = "limn_model_seconds", Histogram, None,
@@ -114,6 +132,10 @@ const GAUGE_IDLE: Duration = Duration::from_secs(30);
 /// Seconds of a model call: from a scripted answer to a large model on a slow machine.
 const MODEL_BUCKETS: &[f64] = &[
     0.01, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 25.0, 60.0, 180.0,
+];
+/// Seconds of a part of a step: a few rows of a small model, to a full step of a large one.
+const STEP_BUCKETS: &[f64] = &[
+    0.0001, 0.0003, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0,
 ];
 /// Seconds of a transaction, up to its time limit.
 const COMMIT_BUCKETS: &[f64] = &[
@@ -159,6 +181,7 @@ fn builder() -> Result<PrometheusBuilder, Error> {
     Ok(PrometheusBuilder::new()
         .idle_timeout(MetricKindMask::GAUGE, Some(GAUGE_IDLE))
         .set_buckets_for_metric(full(MODEL_SECONDS), MODEL_BUCKETS)?
+        .set_buckets_for_metric(full(ENGINE_STEP_SECONDS), STEP_BUCKETS)?
         .set_buckets_for_metric(full(COMMIT_SECONDS), COMMIT_BUCKETS)?)
 }
 

@@ -4,6 +4,8 @@ mod tensor;
 
 pub(crate) use tensor::TensorCompute;
 
+use std::time::Duration;
+
 use candle_core::{Result, Tensor};
 
 use super::step::Step;
@@ -109,4 +111,31 @@ pub(crate) trait Compute {
     /// # Errors
     /// Where the computation fails.
     fn copy_block(&mut self, from: u32, to: u32) -> Result<()>;
+
+    /// Where the time went since the last question, as far as it is known.
+    fn times(&mut self) -> Times {
+        Times::default()
+    }
+}
+
+/// Time by part of a step.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Times {
+    /// Products with weights.
+    pub matrix: Duration,
+    /// Attention, and keys and values on their way into the cache.
+    pub attention: Duration,
+    /// Norms, sums, embeddings and the choice of tokens.
+    pub other: Duration,
+}
+
+impl Times {
+    /// The parts by the names that metrics give them.
+    pub(crate) fn parts(&self) -> [(&'static str, Duration); 3] {
+        [
+            ("matrix", self.matrix),
+            ("attention", self.attention),
+            ("other", self.other),
+        ]
+    }
 }
