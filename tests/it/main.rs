@@ -3,6 +3,7 @@
 mod broker;
 mod case;
 mod commit;
+mod deploy;
 mod http;
 mod service;
 mod source;
