@@ -244,7 +244,8 @@ impl Blocks {
         debug_assert_eq!(self.in_use(), 0, "a chain is forgotten while it grows");
         self.index.clear();
         self.entries.iter_mut().for_each(|entry| *entry = None);
-        self.free.extend(std::mem::take(&mut self.idle).into_values());
+        self.free
+            .extend(std::mem::take(&mut self.idle).into_values());
     }
 
     fn hold(&mut self, block: u32) {
@@ -310,7 +311,9 @@ impl Blocks {
     }
 
     fn children(&self, block: u32) -> usize {
-        self.entries[block as usize].as_ref().map_or(0, |e| e.children)
+        self.entries[block as usize]
+            .as_ref()
+            .map_or(0, |e| e.children)
     }
 
     fn readable_by_others(&self, block: u32) -> bool {

@@ -138,8 +138,7 @@ impl Drafter {
             } else {
                 policy.probability_past_knee
             };
-            let gated =
-                draft.len() >= room.cheap && self.acceptance < policy.acceptance_past_knee;
+            let gated = draft.len() >= room.cheap && self.acceptance < policy.acceptance_past_knee;
             if probability < wanted || gated {
                 break;
             }
@@ -217,9 +216,8 @@ fn longest(tokens: &[u32], context: &[u32], cursor: usize) -> Option<(usize, usi
             .take(LONGEST)
             .take_while(|(a, b)| a == b)
             .count();
-        let better = best.is_none_or(|(place, longest)| {
-            run > longest || run == longest && (place < cursor)
-        });
+        let better =
+            best.is_none_or(|(place, longest)| run > longest || run == longest && (place < cursor));
         if better {
             best = Some((next, run));
         }

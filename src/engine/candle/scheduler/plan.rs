@@ -143,9 +143,7 @@ impl Scheduler {
         let mut draft = sequence.propose(&self.experience, &self.limits.drafts, &self.stops, room);
         let known = sequence.tokens.len();
         // The known tokens' own places are reserved, so there is nothing left to be copied.
-        let reserved = self
-            .blocks
-            .reserve(&mut sequence.table, known, draft.len());
+        let reserved = self.blocks.reserve(&mut sequence.table, known, draft.len());
         if reserved.is_err() {
             draft.truncate(sequence.table.positions() - known);
         }

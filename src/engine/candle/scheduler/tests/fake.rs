@@ -115,9 +115,8 @@ impl Forward for Fake {
         let fails = self.fails_at == Some(number);
         let (mut row, mut answers) = (0, Vec::new());
         for span in &step.spans {
-            let slot = |position: usize| {
-                span.blocks[position / BLOCK] as usize * BLOCK + position % BLOCK
-            };
+            let slot =
+                |position: usize| span.blocks[position / BLOCK] as usize * BLOCK + position % BLOCK;
             let mut tokens = Vec::new();
             let mut before = 7;
             // What is there already must be one sequence from its beginning.

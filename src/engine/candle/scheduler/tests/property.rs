@@ -77,18 +77,20 @@ fn any_limits() -> impl Strategy<Value = Limits> {
         prop_oneof![Just(0), Just(8), Just(1000)],
         prop_oneof![Just(0.0), Just(0.2)],
     )
-        .prop_map(|(blocks, sequences, step_tokens, most, knee_rows, probability)| Limits {
-            blocks,
-            sequences,
-            step_tokens,
-            drafts: Policy {
-                most,
-                knee_rows,
-                probability,
-                ..Policy::default()
+        .prop_map(
+            |(blocks, sequences, step_tokens, most, knee_rows, probability)| Limits {
+                blocks,
+                sequences,
+                step_tokens,
+                drafts: Policy {
+                    most,
+                    knee_rows,
+                    probability,
+                    ..Policy::default()
+                },
+                ..limits()
             },
-            ..limits()
-        })
+        )
 }
 
 fn run(limits: Limits, cases: &[Case], fails_at: Option<usize>) -> Result<(), TestCaseError> {
@@ -138,8 +140,7 @@ fn run(limits: Limits, cases: &[Case], fails_at: Option<usize>) -> Result<(), Te
         check(&scheduler);
         // Decodes never starve: each that was not sent back or ended has grown.
         for (id, len) in decoding {
-            if let Some(sequence) = scheduler.running.iter().find(|s| s.request.id == id)
-            {
+            if let Some(sequence) = scheduler.running.iter().find(|s| s.request.id == id) {
                 prop_assert!(sequence.tokens.len() > len, "request {} got no row", id);
             }
         }
@@ -163,7 +164,9 @@ fn run(limits: Limits, cases: &[Case], fails_at: Option<usize>) -> Result<(), Te
             End::Done(done) => {
                 let wanted = reference(&case.prompt, case.max_tokens, &case.sampling);
                 prop_assert_eq!((&done.tokens, done.finish), (&wanted.0, wanted.1));
-                prop_assert!(done.accepted <= done.drafted && done.cached_tokens < case.prompt.len());
+                prop_assert!(
+                    done.accepted <= done.drafted && done.cached_tokens < case.prompt.len()
+                );
             }
             End::Cancelled => prop_assert!(case.cancelled.is_some()),
             End::Failed(_) => prop_assert!(fails_at.is_some()),
