@@ -66,6 +66,7 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
         model,
         adapter: Some(args.adapter.clone()),
         context_tokens: Some(2048),
+        ..CandleConfig::default()
     };
     let engine = Arc::new(Candle::open(&config)?);
     let options = demo::Options {
