@@ -4,6 +4,8 @@ mod candle;
 mod openai;
 mod scripted;
 
+#[cfg(fuzzing)]
+pub use candle::entry;
 pub use candle::{Candle, Config as CandleConfig};
 pub use openai::{Config as OpenAiConfig, OpenAi};
 pub use scripted::{Positions, Script, Scripted};

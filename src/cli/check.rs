@@ -128,6 +128,8 @@ fn model(engine: &Engine) -> Vec<String> {
             ("engine.tokenizer", candle.tokenizer.as_ref()),
         ] {
             let opened = match path {
+                // A name on the hub: looked for there, with the model.
+                Some(path) if path.to_string_lossy().starts_with("hf:") => Ok(()),
                 Some(path) if path.is_dir() => fs::read_dir(path).map(drop),
                 Some(path) => File::open(path).map(drop),
                 None => Ok(()),

@@ -152,11 +152,6 @@ async fn told_to_stop() {
 pub(super) fn engine(wanted: &Wanted) -> anyhow::Result<Arc<dyn Engine>> {
     Ok(match wanted {
         Wanted::Candle(candle) => {
-            if candle.tokenizer.is_some() {
-                anyhow::bail!(
-                    "engine.tokenizer: this version takes the tokenizer that the model brings; leave the key out"
-                );
-            }
             if !matches!(candle.dtype, Dtype::Auto | Dtype::F32) {
                 anyhow::bail!(
                     "engine.dtype: this version computes in f32 only; give \"auto\" or \"f32\""
@@ -165,6 +160,8 @@ pub(super) fn engine(wanted: &Wanted) -> anyhow::Result<Arc<dyn Engine>> {
             Arc::new(Candle::open(&CandleConfig {
                 model: candle.model.clone(),
                 adapter: candle.adapter.clone(),
+                tokenizer: candle.tokenizer.clone(),
+                thinking: candle.thinking,
                 context_tokens: candle.context_tokens,
             })?)
         }

@@ -24,12 +24,14 @@ pub enum Engine {
 /// A model in this process.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Candle {
-    /// A GGUF file or a safetensors folder.
+    /// A GGUF file, a safetensors folder, or a hub id with `hf:` before it.
     pub model: PathBuf,
     /// A PEFT LoRA adapter's folder, merged at load.
     pub adapter: Option<PathBuf>,
-    /// `tokenizer.json`, where the model does not bring its own.
+    /// A `tokenizer.json` that takes the place of the model's own.
     pub tokenizer: Option<PathBuf>,
+    /// Whether the model may reason before it answers, where its template leaves the choice.
+    pub thinking: bool,
     /// The weights' number format.
     pub dtype: Dtype,
     /// Most tokens of prompt and answer together; `None`: the model's own limit.
@@ -90,7 +92,7 @@ pub fn read(mut engine: Section<'_>, variable: &dyn Fn(&str) -> Option<String>) 
         ],
     );
     if kind != Kind::Candle {
-        engine.other_kind(&["adapter", "tokenizer", "dtype"], CANDLE);
+        engine.other_kind(&["adapter", "tokenizer", "thinking", "dtype"], CANDLE);
     }
     if kind != Kind::OpenAi {
         let keys = [
@@ -114,7 +116,7 @@ pub fn read(mut engine: Section<'_>, variable: &dyn Fn(&str) -> Option<String>) 
     let model = match kind {
         Kind::Candle => engine.required_text(
             "model",
-            "the path of a GGUF file or of a safetensors folder",
+            "the path of a GGUF file or of a safetensors folder, or a hub id such as hf:Qwen/Qwen3-8B",
         ),
         Kind::OpenAi => engine.required_text("model", "the model's name on the server"),
         Kind::Scripted => engine.optional_text("model").unwrap_or_default(),
@@ -128,6 +130,7 @@ pub fn read(mut engine: Section<'_>, variable: &dyn Fn(&str) -> Option<String>) 
             "the path of a PEFT LoRA adapter's folder",
         ),
         tokenizer: path_or_off(&mut engine, "tokenizer", "the path of a tokenizer.json"),
+        thinking: engine.choice("thinking", &[("off", false), ("on", true)]),
         dtype: engine.choice(
             "dtype",
             &[

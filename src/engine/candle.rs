@@ -1,20 +1,13 @@
 //! A model on this machine: one OS thread owns it and answers one request at a time.
 
-mod adapter;
-#[allow(dead_code)]
-mod blocks;
 mod chat;
-#[allow(dead_code)]
-mod draft;
-mod gguf;
-mod model;
-#[allow(dead_code)]
-mod sample;
-#[allow(dead_code)]
-mod scheduler;
-#[allow(dead_code)]
-mod step;
-mod weights;
+#[cfg(any(test, fuzzing))]
+pub mod entry;
+mod load;
+#[cfg(test)]
+pub(crate) mod made;
+mod reference;
+mod spec;
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -29,15 +22,21 @@ use super::{
     Answer, Description, Engine, Error, Finish, Output, Prepared, Request, Sampling, hash,
 };
 use chat::Chat;
-use model::Model;
+use load::{Loaded, Wanted};
+use reference::Reference;
 
 /// Where the model is.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Config {
-    /// A GGUF file, or a folder with `config.json`, `tokenizer.json` and safetensors.
+    /// A GGUF file, a folder with `config.json`, `tokenizer.json` and safetensors, or a hub id: `hf:OWNER/NAME`, where wanted with
+    /// `@REVISION` and `:FILE.gguf`.
     pub model: PathBuf,
     /// A folder with a PEFT LoRA adapter, merged at load.
     pub adapter: Option<PathBuf>,
+    /// A `tokenizer.json` that takes the place of the model's own.
+    pub tokenizer: Option<PathBuf>,
+    /// Whether the model may reason before it answers, where its template leaves the choice (Qwen3).
+    pub thinking: bool,
     /// Most tokens of prompt and answer; `None`: as many as the model was made for.
     pub context_tokens: Option<u32>,
 }
@@ -66,34 +65,37 @@ impl Candle {
     /// # Errors
     /// [`Error::Broken`] names the file and what is wrong with it.
     pub fn open(config: &Config) -> Result<Self, Error> {
-        let mut loaded = if config.model.is_dir() {
-            weights::folder(&config.model)?
-        } else {
-            gguf::file(&config.model)?
-        };
+        let Loaded {
+            spec,
+            mut tensors,
+            chat,
+            files,
+        } = load::load(&Wanted {
+            model: &config.model,
+            adapter: config.adapter.as_deref(),
+            tokenizer: config.tokenizer.as_deref(),
+            thinking: config.thinking,
+        })?;
         let mut fingerprint = blake3::Hasher::new();
         fingerprint.update(CODE_VERSION.as_bytes());
-        for file in &loaded.files {
+        for file in &files {
             fingerprint.update(file_hash(file)?.as_bytes());
         }
-        if let Some(folder) = &config.adapter {
-            for file in adapter::merge(folder, &mut loaded.tensors)? {
-                fingerprint.update(file_hash(&file)?.as_bytes());
-            }
-        }
-        let context = loaded.spec.context();
+        fingerprint.update(&[u8::from(config.thinking)]);
+        let context = u32::try_from(spec.context).unwrap_or(u32::MAX);
         let context_tokens = config
             .context_tokens
             .map_or(context, |wanted| wanted.min(context));
-        let model = Model::new(&loaded.spec, loaded.tensors, context_tokens)
+        let model = Reference::new(&spec, tensors.as_mut(), context_tokens as usize)
             .map_err(broken(&config.model))?;
+        drop(tensors);
         let mut name = file_name(&config.model);
         if let Some(adapter) = &config.adapter {
             name = format!("{name}+{}", file_name(adapter));
         }
         let (work, inbox) = sync_channel(QUEUE);
-        let stops = loaded.chat.stops().to_vec();
-        let decoder = loaded.chat.clone();
+        let stops = chat.stops().to_vec();
+        let decoder = chat.clone();
         std::thread::Builder::new()
             .name("limn-model".to_owned())
             .spawn(move || run(model, &decoder, &stops, &inbox))
@@ -108,7 +110,7 @@ impl Candle {
                 // One is answered while the next is made ready.
                 concurrency: 2,
             },
-            chat: loaded.chat,
+            chat,
             work,
         })
     }
@@ -166,7 +168,7 @@ fn gone() -> Error {
     }
 }
 
-fn run(mut model: Model, chat: &Chat, stops: &[u32], inbox: &Receiver<Work>) {
+fn run(mut model: Reference, chat: &Chat, stops: &[u32], inbox: &Receiver<Work>) {
     while let Ok((prepared, reply)) = inbox.recv() {
         if reply.is_closed() {
             continue;
@@ -181,7 +183,7 @@ fn run(mut model: Model, chat: &Chat, stops: &[u32], inbox: &Receiver<Work>) {
 }
 
 fn generate(
-    model: &mut Model,
+    model: &mut Reference,
     chat: &Chat,
     stops: &[u32],
     prepared: &Prepared,

@@ -19,11 +19,14 @@ const ENDS: [&str; 4] = [
     "<|end_of_text|>",
 ];
 
+/// Steps that rendering a template may take: a thousand times what it takes for those known.
+const FUEL: u64 = 1_000_000;
+
 type Fault = Box<dyn std::error::Error + Send + Sync>;
 
 /// Template and tokenizer of a model.
 #[derive(Clone)]
-pub(super) struct Chat {
+pub(crate) struct Chat {
     inner: Arc<Inner>,
 }
 
@@ -37,29 +40,65 @@ struct Inner {
     stops: Vec<u32>,
 }
 
+/// What a model's files say of how it is spoken to.
+pub(crate) struct Parts {
+    /// The content of a `tokenizer.json`.
+    pub(crate) tokenizer: Value,
+    /// The chat template, in Jinja.
+    pub(crate) template: String,
+    /// The text of the token that begins every prompt; empty: none.
+    pub(crate) bos: String,
+    /// Tokens that end the model's turn, as far as its files name them.
+    pub(crate) stops: Vec<u32>,
+    /// Rows of the embedding: no token may be beyond.
+    pub(crate) vocab: usize,
+    /// Whether the model may reason before it answers, where the template leaves the choice (`enable_thinking`).
+    pub(crate) thinking: bool,
+}
+
 impl Chat {
-    /// From a `tokenizer.json`'s content, a chat template, and what the model's files say of the tokens that end a turn.
-    pub(super) fn new(
-        tokenizer: &Value,
-        template: &str,
-        bos: &str,
-        stops: &[u32],
-    ) -> Result<Self, Fault> {
-        let mut tokenizer = tokenizer.clone();
-        // The template writes all markers; a post-processor would add another beginning.
-        tokenizer["post_processor"] = Value::Null;
+    /// Makes the tokenizers and renders the template once.
+    ///
+    /// # Errors
+    /// What in the tokenizer or the template is not supported.
+    pub(crate) fn new(parts: Parts) -> Result<Self, Fault> {
+        let Parts {
+            mut tokenizer,
+            template,
+            bos,
+            stops,
+            vocab: rows,
+            thinking,
+        } = parts;
+        let whole = tokenizer.as_object_mut().ok_or("is no JSON object")?;
+        // The template writes all markers; a post-processor would add another beginning. Nothing is cut off and nothing filled up.
+        for part in ["post_processor", "truncation", "padding"] {
+            whole.insert(part.to_owned(), Value::Null);
+        }
+        let kind = &whole.get("model").unwrap_or(&Value::Null)["type"];
+        if kind != "BPE" {
+            return Err(format!("a tokenizer of type {kind} is not supported: BPE is").into());
+        }
         let markers = Tokenizer::from_bytes(serde_json::to_vec(&tokenizer)?)?;
         let added = tokenizer["added_tokens"].take();
-        if let Some(vocab) = tokenizer["model"]["vocab"].as_object_mut() {
-            for token in added.as_array().into_iter().flatten() {
-                if let Some(content) = token["content"].as_str() {
-                    vocab.remove(content);
-                }
+        let vocab = tokenizer["model"]["vocab"]
+            .as_object_mut()
+            .ok_or("the vocabulary of the tokenizer is no object")?;
+        for token in added.as_array().into_iter().flatten() {
+            if let Some(content) = token["content"].as_str() {
+                vocab.remove(content);
             }
+        }
+        let beyond = |id: u64| id >= rows as u64;
+        if let Some((token, id)) = vocab.iter().find(|(_, id)| id.as_u64().is_none_or(beyond)) {
+            return Err(format!(
+                "token {token:?} has the number {id}, but the model's vocabulary is {rows}: the tokenizer is another model's"
+            )
+            .into());
         }
         tokenizer["added_tokens"] = Value::Array(Vec::new());
         let text = Tokenizer::from_bytes(serde_json::to_vec(&tokenizer)?)?;
-        let rendered = render(template, bos)?;
+        let rendered = render(&template, &bos, thinking)?;
         let (before, rest) = rendered
             .split_once(SYSTEM)
             .ok_or("the chat template leaves the system message out")?;
@@ -78,8 +117,15 @@ impl Chat {
                 .map(|e| e.get_ids().to_vec())
         };
         let around = [ids(before)?, ids(between)?, ids(after)?];
-        let mut stops = stops.to_vec();
+        if let Some(id) = around.iter().flatten().find(|id| beyond(u64::from(**id))) {
+            return Err(format!(
+                "the chat template has token {id}, but the model's vocabulary is {rows}: the tokenizer is another model's"
+            )
+            .into());
+        }
+        let mut stops = stops;
         stops.extend(ENDS.iter().filter_map(|end| markers.token_to_id(end)));
+        stops.retain(|id| !beyond(u64::from(*id)));
         stops.sort_unstable();
         stops.dedup();
         if stops.is_empty() {
@@ -95,13 +141,13 @@ impl Chat {
         })
     }
 
-    /// The tokens that end the model's turn.
-    pub(super) fn stops(&self) -> &[u32] {
+    /// The tokens that end the model's turn, ascending.
+    pub(crate) fn stops(&self) -> &[u32] {
         &self.inner.stops
     }
 
     /// The prompt. Markers and texts are encoded apart, so what a text holds cannot end its turn or open another.
-    pub(super) fn encode(&self, system: &str, user: &str) -> Result<Vec<u32>, Error> {
+    pub(crate) fn encode(&self, system: &str, user: &str) -> Result<Vec<u32>, Error> {
         let [before, between, after] = &self.inner.around;
         let mut ids = before.clone();
         ids.extend(self.text_ids(system)?);
@@ -120,24 +166,29 @@ impl Chat {
         Ok(encoded.get_ids().to_vec())
     }
 
-    pub(super) fn count(&self, text: &str) -> u32 {
+    /// Tokens of a text alone.
+    pub(crate) fn count(&self, text: &str) -> u32 {
         self.text_ids(text)
             .map_or(u32::MAX, |ids| u32::try_from(ids.len()).unwrap_or(u32::MAX))
     }
 
+    /// The tokenizer that knows the markers, and the one that does not.
     #[cfg(test)]
-    pub(super) fn inner_for_tests(&self) -> (&Tokenizer, &Tokenizer) {
+    pub(crate) fn inner_for_tests(&self) -> (&Tokenizer, &Tokenizer) {
         (&self.inner.markers, &self.inner.text)
     }
 
     /// The text of an answer, without markers.
-    pub(super) fn decode(&self, ids: &[u32]) -> String {
+    pub(crate) fn decode(&self, ids: &[u32]) -> String {
         self.inner.markers.decode(ids, true).unwrap_or_default()
     }
 }
 
-fn render(template: &str, bos: &str) -> Result<String, Fault> {
+/// The template around texts that stand for the real ones.
+fn render(template: &str, bos: &str, thinking: bool) -> Result<String, Fault> {
     let mut environment = Environment::new();
+    // A template that loops on and on ends with an error.
+    environment.set_fuel(Some(FUEL));
     environment.set_trim_blocks(true);
     environment.set_lstrip_blocks(true);
     environment.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
@@ -160,8 +211,11 @@ fn render(template: &str, bos: &str) -> Result<String, Fault> {
     Ok(environment.get_template("chat")?.render(context! {
         messages,
         add_generation_prompt => true,
-        enable_thinking => false,
+        enable_thinking => thinking,
         bos_token => bos,
         eos_token => "",
     })?)
 }
+
+#[cfg(test)]
+mod tests;

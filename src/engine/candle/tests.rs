@@ -22,6 +22,7 @@ fn engine() -> &'static Candle {
             model,
             adapter: Some(adapter),
             context_tokens: Some(2048),
+            ..Config::default()
         })
         .unwrap()
     })
@@ -122,8 +123,7 @@ fn a_missing_a_cut_off_and_a_wrong_file_are_named() {
     for name in ["none.gguf", "cut.gguf", "text.gguf"] {
         let config = Config {
             model: at(name),
-            adapter: None,
-            context_tokens: None,
+            ..Config::default()
         };
         let error = Candle::open(&config).err().unwrap().to_string();
         assert!(error.contains(name), "{error}");
