@@ -1,0 +1,173 @@
+//! The processor's own arithmetic: matrices, attention and the loops between them.
+//!
+//! A [`Path`] is a set of small loops for one kind of instructions (AVX-512, AVX2, none in particular). Which paths
+//! this processor has is found at run time; everything above them is the same code. All of `unsafe` in this crate's
+//! own engine lives below this module.
+//!
+//! Whatever the path, a row's result does not depend on the rows beside it: sums run in the same order for one row as
+//! for a thousand. So a token has the same logits alone, in a chunk of a prompt, and in the verification of a draft.
+
+mod activations;
+mod attention;
+#[cfg(target_arch = "x86_64")]
+mod avx2;
+#[cfg(target_arch = "x86_64")]
+mod avx512;
+mod cache;
+mod half;
+mod lanes;
+mod line;
+mod matrix;
+mod pool;
+mod portable;
+#[cfg(test)]
+mod random;
+#[cfg(target_arch = "x86_64")]
+mod raw;
+mod shared;
+mod slab;
+
+pub(crate) use activations::{Activations, Kind};
+pub(crate) use attention::{Attention, Inputs, Run};
+pub(crate) use cache::{Cache, Heads, POSITIONS};
+
+
+pub(crate) use half::{f16_from, f16_to};
+pub(crate) use line::{Buffer, Line};
+pub(crate) use matrix::{Format, Matrix};
+pub(crate) use pool::Pool;
+pub(crate) use shared::Shared;
+pub(crate) use slab::Slab;
+
+/// Columns of a register tile: the weights of so many outputs lie side by side.
+pub(crate) const COLUMNS: usize = 32;
+/// Most rows of a register tile on any path.
+pub(crate) const MOST_ROWS: usize = 12;
+/// Values that share one scale in [`Format::Int8`]: both the weights of one output and the activations of one row.
+pub(crate) const SCALED: usize = 64;
+
+/// One register tile of a product: `c[rows, 32] += a[rows, k] · b[k, 32]`.
+///
+/// The activations come in blocks of one [`Line`] a row: line `block * stride + row`. The weights come as words of four
+/// bytes, 32 of them (two lines) for each word of a row.
+pub(crate) struct Tile<'a> {
+    /// Rows, 1 to [`MOST_ROWS`].
+    pub rows: usize,
+    /// Lines of each row.
+    pub blocks: usize,
+    /// The activations, from the tile's first row in its first block on.
+    pub a: &'a [Line],
+    /// Lines from a row's block to its next.
+    pub stride: usize,
+    /// The weights.
+    pub b: &'a [Line],
+    /// The sums, `[rows, 32]`, added to.
+    pub c: &'a mut [f32],
+}
+
+/// What an int8 tile needs besides its bytes.
+pub(crate) struct Scales<'a> {
+    /// A row's scale in a block, at `block * stride + row`.
+    pub a: &'a [f32],
+    /// -128 times the sum of a row's bytes in a block, at `block * stride + row`: takes back the weights' offset.
+    pub offsets: &'a [i32],
+    /// The weights' scales, `[blocks, 32]`.
+    pub b: &'a [f32],
+}
+
+/// The loops that are written once for each kind of instructions.
+pub(crate) trait Path: Send + Sync {
+    /// What it is called in logs and tests.
+    fn name(&self) -> &'static str;
+    /// Rows of its largest register tile, at most [`MOST_ROWS`].
+    fn rows(&self) -> usize;
+    /// Whether [`Path::bf16`] wants activations in bf16 too (else f32).
+    fn rounds_to_bf16(&self) -> bool;
+
+    /// A line is 16 floats, a word of `b` one float.
+    fn f32(&self, tile: Tile<'_>);
+    /// A line is 16 floats; `b` has one line of 32 half-precision floats for each.
+    fn f16(&self, tile: Tile<'_>);
+    /// A word of `b` is two bfloats of one output; a line is 32 bfloats, or 16 floats (see [`Path::rounds_to_bf16`]).
+    fn bf16(&self, tile: Tile<'_>);
+    /// A line is 64 signed bytes, a word of `b` four bytes of one output with 128 added.
+    fn int8(&self, tile: Tile<'_>, scales: &Scales<'_>);
+
+    /// Quantizes up to 64 values: their scale, and -128 times the sum of the bytes.
+    fn quantize(&self, x: &[f32], out: &mut Line) -> (f32, i32);
+    /// `out = x / sqrt(mean(x²) + epsilon) * weight`.
+    fn norm(&self, x: &[f32], weight: &[f32], epsilon: f32, out: &mut [f32]);
+    /// `out = gate / (1 + exp(-gate)) * up`.
+    fn gate(&self, gate: &[f32], up: &[f32], out: &mut [f32]);
+    /// `x += y`.
+    fn add(&self, x: &mut [f32], y: &[f32]);
+    /// Turns the pairs `(x[i], x[i + half])` by the angles whose cosines and sines are given.
+    fn rotate(&self, x: &mut [f32], cosines: &[f32], sines: &[f32]);
+    /// The first of the largest values; NaN is never the largest, save that 0 is given where there is nothing else.
+    fn argmax(&self, x: &[f32]) -> usize;
+    /// Weighs one block of scores `[rows, 32]`, the online softmax: the first `valid[row]` of a row count. The weights go to
+    /// the lines `row` and `rows + row`, 0 for what does not count; earlier sums are to be multiplied with the row's
+    /// `rescale`.
+    fn softmax(
+        &self,
+        scores: &[f32],
+        valid: &[usize],
+        states: &mut [Softmax],
+        weights: &mut [Line],
+        rescale: &mut [f32],
+    );
+    /// Floats to the nearest half-precision floats; what is larger than these can be becomes the largest.
+    fn narrow(&self, x: &[f32], out: &mut [u16]);
+    /// Half-precision floats to floats.
+    fn widen(&self, x: &[u16], out: &mut [f32]);
+}
+
+/// What a row's attention has seen so far.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Softmax {
+    /// The largest score.
+    pub largest: f32,
+    /// The sum of `exp(score - largest)`.
+    pub sum: f32,
+}
+
+/// The paths this processor has, the best one first.
+pub(crate) fn paths() -> Vec<&'static dyn Path> {
+    let mut paths: Vec<&'static dyn Path> = Vec::new();
+    #[cfg(target_arch = "x86_64")]
+    {
+        paths.extend(avx512::paths());
+        paths.extend(avx2::paths());
+    }
+    paths.push(&portable::Portable);
+    paths
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_path_that_the_processor_has_is_tested() {
+        let names: Vec<_> = paths().iter().map(|path| path.name()).collect();
+        assert_eq!(names.last(), Some(&"portable"));
+        #[cfg(target_arch = "x86_64")]
+        for (name, there) in [
+            (
+                "avx512",
+                is_x86_feature_detected!("avx512bw") && is_x86_feature_detected!("avx512vnni"),
+            ),
+            (
+                "avx512-bf16",
+                is_x86_feature_detected!("avx512vnni") && is_x86_feature_detected!("avx512bf16"),
+            ),
+            ("avx2-vnni", is_x86_feature_detected!("avxvnni")),
+            (
+                "avx2",
+                is_x86_feature_detected!("avx2") && is_x86_feature_detected!("f16c"),
+            ),
+        ] {
+            assert_eq!(names.contains(&name), there, "{name}");
+        }
+    }
+}

@@ -1,0 +1,299 @@
+//! Register tiles of 4 rows and twice 2 registers of 8 columns, in AVX2 with FMA and F16C; VNNI where it is there.
+
+use std::arch::x86_64::*;
+
+use super::lanes::elementwise;
+use super::raw::{Raw, by_rows};
+use super::{COLUMNS, Line, Path, Scales, Softmax, Tile};
+
+/// The path with AVX2, FMA and F16C.
+pub(crate) struct Avx2 {
+    /// Products of four bytes by the processor's own instruction (AVX-VNNI).
+    vnni: bool,
+}
+
+/// What this processor has of this path.
+pub(crate) fn paths() -> Vec<&'static dyn Path> {
+    let mut paths: Vec<&'static dyn Path> = Vec::new();
+    if is_x86_feature_detected!("avx2")
+        && is_x86_feature_detected!("fma")
+        && is_x86_feature_detected!("f16c")
+    {
+        if is_x86_feature_detected!("avxvnni") {
+            paths.push(&Avx2 { vnni: true });
+        }
+        paths.push(&Avx2 { vnni: false });
+    }
+    paths
+}
+
+impl Path for Avx2 {
+    fn name(&self) -> &'static str {
+        if self.vnni { "avx2-vnni" } else { "avx2" }
+    }
+
+    fn rows(&self) -> usize {
+        4
+    }
+
+    fn rounds_to_bf16(&self) -> bool {
+        false
+    }
+
+    fn f32(&self, tile: Tile<'_>) {
+        let tile = Raw::new(tile, 32);
+        // SAFETY: the path is only handed out where its instructions are; `Raw::new` has checked the lengths.
+        unsafe { by_rows!(tile.rows, single(&tile); 1 2 3 4) }
+    }
+
+    fn f16(&self, tile: Tile<'_>) {
+        let tile = Raw::new(tile, 16);
+        // SAFETY: as in `f32`.
+        unsafe { by_rows!(tile.rows, halves(&tile); 1 2 3 4) }
+    }
+
+    fn bf16(&self, tile: Tile<'_>) {
+        let tile = Raw::new(tile, 16);
+        // SAFETY: as in `f32`.
+        unsafe { by_rows!(tile.rows, widened(&tile); 1 2 3 4) }
+    }
+
+    fn int8(&self, tile: Tile<'_>, scales: &Scales<'_>) {
+        let tile = Raw::with_scales(tile, 32, scales);
+        // SAFETY: as in `f32`; the scales reach as far as the lines, and with `vnni` the processor has AVX-VNNI.
+        unsafe {
+            if self.vnni {
+                by_rows!(tile.rows, bytes_vnni(&tile, scales); 1 2 3 4);
+            } else {
+                by_rows!(tile.rows, bytes(&tile, scales); 1 2 3 4);
+            }
+        }
+    }
+
+    elementwise!("avx2,fma,f16c");
+}
+
+/// The sums so far of one half of the columns.
+///
+/// # Safety
+/// `c` must hold `M` rows from there on.
+#[target_feature(enable = "avx2,fma")]
+unsafe fn load<const M: usize>(c: *const f32) -> [[__m256; 2]; M] {
+    let mut sums = [[_mm256_setzero_ps(); 2]; M];
+    for (row, sums) in sums.iter_mut().enumerate() {
+        // SAFETY: within the `M` rows.
+        unsafe {
+            sums[0] = _mm256_loadu_ps(c.add(row * COLUMNS));
+            sums[1] = _mm256_loadu_ps(c.add(row * COLUMNS + 8));
+        }
+    }
+    sums
+}
+
+/// Keeps the sums.
+///
+/// # Safety
+/// `c` must hold `M` rows from there on.
+#[target_feature(enable = "avx2,fma")]
+unsafe fn store<const M: usize>(sums: [[__m256; 2]; M], c: *mut f32) {
+    for (row, sums) in sums.iter().enumerate() {
+        // SAFETY: within the `M` rows.
+        unsafe {
+            _mm256_storeu_ps(c.add(row * COLUMNS), sums[0]);
+            _mm256_storeu_ps(c.add(row * COLUMNS + 8), sums[1]);
+        }
+    }
+}
+
+/// Floats by floats.
+///
+/// # Safety
+/// `tile` must be of `M` rows, with 32 lines of weights a block.
+#[target_feature(enable = "avx2,fma")]
+unsafe fn single<const M: usize>(tile: &Raw) {
+    for half in 0..2 {
+        // SAFETY: every line read is one that `Raw::new` has found to be there.
+        unsafe {
+            let mut sums = load::<M>(tile.c.add(half * 16));
+            let mut b = tile.b.cast::<f32>().add(half * 16);
+            for block in 0..tile.blocks {
+                let a = tile.a.add(block * tile.stride).cast::<f32>();
+                for word in 0..16 {
+                    let b0 = _mm256_load_ps(b);
+                    let b1 = _mm256_load_ps(b.add(8));
+                    b = b.wrapping_add(32);
+                    for (row, sums) in sums.iter_mut().enumerate() {
+                        let a = _mm256_set1_ps(*a.add(row * 16 + word));
+                        sums[0] = _mm256_fmadd_ps(a, b0, sums[0]);
+                        sums[1] = _mm256_fmadd_ps(a, b1, sums[1]);
+                    }
+                }
+            }
+            store::<M>(sums, tile.c.add(half * 16));
+        }
+    }
+}
+
+/// Floats by half-precision floats.
+///
+/// # Safety
+/// `tile` must be of `M` rows, with 16 lines of weights a block.
+#[target_feature(enable = "avx2,fma,f16c")]
+unsafe fn halves<const M: usize>(tile: &Raw) {
+    for half in 0..2 {
+        // SAFETY: every line read is one that `Raw::new` has found to be there.
+        unsafe {
+            let mut sums = load::<M>(tile.c.add(half * 16));
+            let mut b = tile.b.cast::<__m128i>().add(half * 2);
+            for block in 0..tile.blocks {
+                let a = tile.a.add(block * tile.stride).cast::<f32>();
+                for word in 0..16 {
+                    let b0 = _mm256_cvtph_ps(_mm_load_si128(b));
+                    let b1 = _mm256_cvtph_ps(_mm_load_si128(b.add(1)));
+                    b = b.wrapping_add(4);
+                    for (row, sums) in sums.iter_mut().enumerate() {
+                        let a = _mm256_set1_ps(*a.add(row * 16 + word));
+                        sums[0] = _mm256_fmadd_ps(a, b0, sums[0]);
+                        sums[1] = _mm256_fmadd_ps(a, b1, sums[1]);
+                    }
+                }
+            }
+            store::<M>(sums, tile.c.add(half * 16));
+        }
+    }
+}
+
+/// Floats by bfloats, which become floats by a shift.
+///
+/// # Safety
+/// `tile` must be of `M` rows, with 16 lines of weights a block.
+#[target_feature(enable = "avx2,fma")]
+unsafe fn widened<const M: usize>(tile: &Raw) {
+    let high = _mm256_set1_epi32(0xffff_0000u32.cast_signed());
+    for half in 0..2 {
+        // SAFETY: every line read is one that `Raw::new` has found to be there.
+        unsafe {
+            let mut sums = load::<M>(tile.c.add(half * 16));
+            let mut b = tile.b.cast::<__m256i>().add(half * 2);
+            for block in 0..tile.blocks {
+                let a = tile.a.add(block * tile.stride).cast::<f32>();
+                for word in 0..8 {
+                    let (pairs0, pairs1) = (_mm256_load_si256(b), _mm256_load_si256(b.add(1)));
+                    b = b.wrapping_add(4);
+                    let b0 = _mm256_castsi256_ps(_mm256_slli_epi32::<16>(pairs0));
+                    let b1 = _mm256_castsi256_ps(_mm256_slli_epi32::<16>(pairs1));
+                    for (row, sums) in sums.iter_mut().enumerate() {
+                        let a = _mm256_set1_ps(*a.add(row * 16 + word * 2));
+                        sums[0] = _mm256_fmadd_ps(a, b0, sums[0]);
+                        sums[1] = _mm256_fmadd_ps(a, b1, sums[1]);
+                    }
+                    let b0 = _mm256_castsi256_ps(_mm256_and_si256(pairs0, high));
+                    let b1 = _mm256_castsi256_ps(_mm256_and_si256(pairs1, high));
+                    for (row, sums) in sums.iter_mut().enumerate() {
+                        let a = _mm256_set1_ps(*a.add(row * 16 + word * 2 + 1));
+                        sums[0] = _mm256_fmadd_ps(a, b0, sums[0]);
+                        sums[1] = _mm256_fmadd_ps(a, b1, sums[1]);
+                    }
+                }
+            }
+            store::<M>(sums, tile.c.add(half * 16));
+        }
+    }
+}
+
+/// Adds a block's whole sums, scaled, to one half of the columns.
+///
+/// # Safety
+/// `tile` must be of `M` rows, `half` 0 or 1, and `scales` as long as the tile needs.
+#[target_feature(enable = "avx2,fma")]
+unsafe fn scale<const M: usize>(
+    tile: &Raw,
+    scales: &Scales<'_>,
+    block: usize,
+    half: usize,
+    sums: [[__m256i; 2]; M],
+) {
+    // SAFETY: the scales reach as far as the lines (`Raw::with_scales`).
+    unsafe {
+        let columns = scales.b.as_ptr().add(block * COLUMNS + half * 16);
+        let scale = [_mm256_loadu_ps(columns), _mm256_loadu_ps(columns.add(8))];
+        let row_scales = scales.a.as_ptr().add(block * tile.stride);
+        for (row, sums) in sums.iter().enumerate() {
+            let row_scale = _mm256_set1_ps(*row_scales.add(row));
+            for part in 0..2 {
+                let c = tile.c.add(row * COLUMNS + half * 16 + part * 8);
+                let product = _mm256_mul_ps(_mm256_cvtepi32_ps(sums[part]), scale[part]);
+                _mm256_storeu_ps(c, _mm256_fmadd_ps(product, row_scale, _mm256_loadu_ps(c)));
+            }
+        }
+    }
+}
+
+/// Bytes by bytes, each block with its scales, without VNNI.
+///
+/// `vpmaddubsw` takes unsigned by signed bytes and saturates at 16 bits. So the weights are made signed again, the
+/// activations' signs go over to them, and two products of at most 127 · 127 fit.
+///
+/// # Safety
+/// `tile` must be of `M` rows, with 32 lines of weights a block, and `scales` as long as it needs.
+#[target_feature(enable = "avx2,fma")]
+unsafe fn bytes<const M: usize>(tile: &Raw, scales: &Scales<'_>) {
+    let offset = _mm256_set1_epi8(-128);
+    let ones = _mm256_set1_epi16(1);
+    for half in 0..2 {
+        for block in 0..tile.blocks {
+            // SAFETY: every line read is one that `Raw::with_scales` has found to be there, and so are the scales.
+            unsafe {
+                let mut b = tile.b.add(block * 32).cast::<__m256i>().add(half * 2);
+                let a = tile.a.add(block * tile.stride).cast::<i32>();
+                let mut sums = [[_mm256_setzero_si256(); 2]; M];
+                for word in 0..16 {
+                    let b0 = _mm256_xor_si256(_mm256_load_si256(b), offset);
+                    let b1 = _mm256_xor_si256(_mm256_load_si256(b.add(1)), offset);
+                    b = b.wrapping_add(4);
+                    for (row, sums) in sums.iter_mut().enumerate() {
+                        let a = _mm256_set1_epi32(*a.add(row * 16 + word));
+                        let magnitude = _mm256_abs_epi8(a);
+                        for (sum, b) in sums.iter_mut().zip([b0, b1]) {
+                            let two = _mm256_maddubs_epi16(magnitude, _mm256_sign_epi8(b, a));
+                            *sum = _mm256_add_epi32(*sum, _mm256_madd_epi16(two, ones));
+                        }
+                    }
+                }
+                scale::<M>(tile, scales, block, half, sums);
+            }
+        }
+    }
+}
+
+/// Bytes by bytes, each block with its scales, with AVX-VNNI: see the AVX-512 path.
+///
+/// # Safety
+/// `tile` must be of `M` rows, with 32 lines of weights a block, and `scales` as long as it needs.
+#[target_feature(enable = "avx2,fma,avxvnni")]
+unsafe fn bytes_vnni<const M: usize>(tile: &Raw, scales: &Scales<'_>) {
+    for half in 0..2 {
+        for block in 0..tile.blocks {
+            // SAFETY: every line read is one that `Raw::with_scales` has found to be there, and so are the scales.
+            unsafe {
+                let mut b = tile.b.add(block * 32).cast::<__m256i>().add(half * 2);
+                let a = tile.a.add(block * tile.stride).cast::<i32>();
+                let offsets = scales.offsets.as_ptr().add(block * tile.stride);
+                let mut sums = [[_mm256_setzero_si256(); 2]; M];
+                for (row, sums) in sums.iter_mut().enumerate() {
+                    *sums = [_mm256_set1_epi32(*offsets.add(row)); 2];
+                }
+                for word in 0..16 {
+                    let (b0, b1) = (_mm256_load_si256(b), _mm256_load_si256(b.add(1)));
+                    b = b.wrapping_add(4);
+                    for (row, sums) in sums.iter_mut().enumerate() {
+                        let a = _mm256_set1_epi32(*a.add(row * 16 + word));
+                        sums[0] = _mm256_dpbusd_avx_epi32(sums[0], b0, a);
+                        sums[1] = _mm256_dpbusd_avx_epi32(sums[1], b1, a);
+                    }
+                }
+                scale::<M>(tile, scales, block, half, sums);
+            }
+        }
+    }
+}

@@ -1,0 +1,228 @@
+//! Products on every path against plain sums.
+
+use proptest::prelude::*;
+
+use super::super::random::Random;
+use super::super::{Activations, Path, Pool, paths};
+use super::*;
+
+const FORMATS: [Format; 3] = [Format::F32, Format::Bf16, Format::Int8];
+
+/// The product as the path and format make it.
+fn product(
+    path: &dyn Path,
+    pool: &Pool,
+    format: Format,
+    (x, w): (&[f32], &[f32]),
+    (m, n, k): (usize, usize, usize),
+) -> Vec<f32> {
+    let matrix = Matrix::pack(format, &[(w, n)], k);
+    multiply(path, pool, &matrix, x, m)
+}
+
+fn multiply(path: &dyn Path, pool: &Pool, matrix: &Matrix, x: &[f32], m: usize) -> Vec<f32> {
+    let (n, k) = (matrix.n(), matrix.k());
+    let mut activations = Activations::default();
+    let filling = activations.lay_out(Kind::of(matrix.format(), path), m, k);
+    for row in 0..m {
+        // SAFETY: one thread, one row after the other.
+        unsafe { filling.row(path, row, &x[row * k..(row + 1) * k]) };
+    }
+    let mut out = vec![f32::NAN; m * n];
+    matrix.multiply(path, pool, &activations, &mut out);
+    out
+}
+
+/// The sum in f64, and how far off the format may be.
+fn expected(format: Format, x: &[f32], w: &[f32]) -> (f64, f64) {
+    let (mut sum, mut error, mut magnitude) = (0.0, 0.0, 0.0);
+    let largest = |values: &[f32]| {
+        f64::from(values.iter().fold(0.0f32, |largest, value| largest.max(value.abs())))
+    };
+    for (x, w) in x.chunks(SCALED).zip(w.chunks(SCALED)) {
+        let (step_x, step_w) = (largest(x) / 254.0, largest(w) / 254.0);
+        for (&x, &w) in x.iter().zip(w) {
+            let (x, w) = (f64::from(x), f64::from(w));
+            sum += x * w;
+            magnitude += (x * w).abs();
+            error += match format {
+                Format::F32 => 0.0,
+                // Half a unit in the eighth bit, on both sides.
+                Format::Bf16 => (x * w).abs() * (2.0 / 256.0 + 1.0 / 65536.0),
+                Format::Int8 => x.abs() * step_w + w.abs() * step_x + step_x * step_w,
+            };
+        }
+    }
+    // f32's own rounding, of a sum of so many terms; and what is too small to be told from 0 (denormals count as 0 in
+    // the products of bfloats, and values below 1e-30 in bytes).
+    let rounding = (magnitude + error) * (x.len() as f64 + 8.0) * f64::from(f32::EPSILON);
+    let tiny = 1e-30 * (x.iter().chain(w).map(|v| f64::from(v.abs())).sum::<f64>() + 1.0);
+    (sum, error + rounding + tiny)
+}
+
+fn check(path: &dyn Path, pool: &Pool, format: Format, x: &[f32], w: &[f32], k: usize) {
+    let (m, n) = (x.len() / k, w.len() / k);
+    let out = product(path, pool, format, (x, w), (m, n, k));
+    for (i, &out) in out.iter().enumerate() {
+        let (row, column) = (i / n, i % n);
+        let (sum, error) = expected(
+            format,
+            &x[row * k..(row + 1) * k],
+            &w[column * k..(column + 1) * k],
+        );
+        assert!(
+            (f64::from(out) - sum).abs() <= error,
+            "{} {format:?} {m}x{n}x{k} at {row},{column}: {out}, not {sum} within {error}",
+            path.name()
+        );
+    }
+}
+
+#[test]
+fn products_are_right_on_every_path_at_every_edge() {
+    let pool = Pool::new(2).unwrap();
+    let mut random = Random::new(1);
+    for path in paths() {
+        for (m, n, k) in [
+            (1, 1, 1),
+            (1, 32, 64),
+            (2, 33, 65),
+            (3, 31, 63),
+            (4, 7, 16),
+            (5, 64, 128),
+            (7, 97, 13),
+            (11, 5, 127),
+            (12, 40, 96),
+            (13, 70, 130),
+            (24, 32, 577),
+            (47, 33, 31),
+            (49, 65, 200),
+            (50, 17, 1000),
+            (97, 34, 67),
+        ] {
+            let (x, w) = (random.normals(m * k), random.normals(n * k));
+            for format in FORMATS {
+                check(path, &pool, format, &x, &w, k);
+            }
+        }
+    }
+}
+
+#[test]
+fn products_of_extreme_values_are_right_on_every_path() {
+    let pool = Pool::new(1).unwrap();
+    let mut random = Random::new(2);
+    let k = 150;
+    for path in paths() {
+        for scale in [0.0, 1e-42, 1e-38, 1e-20, 1.0, 1e8, 1e15] {
+            for other in [0.0, 1e-38, 1.0, 1e15] {
+                let x: Vec<f32> = random.normals(3 * k).iter().map(|v| v * scale).collect();
+                let w: Vec<f32> = random.normals(40 * k).iter().map(|v| v * other).collect();
+                for format in FORMATS {
+                    check(path, &pool, format, &x, &w, k);
+                }
+            }
+        }
+        // All bytes at their ends: sums as large as they get, and signs of every kind.
+        for (a, b) in [(1.0, 1.0), (1.0, -1.0), (-1.0, 1.0), (-1.0, -1.0)] {
+            for format in FORMATS {
+                check(path, &pool, format, &vec![a; 2 * k], &vec![b; 33 * k], k);
+            }
+        }
+        // One value outshines the 63 beside it.
+        let mut x = random.normals(k);
+        x[70] = 1e6;
+        for format in FORMATS {
+            check(path, &pool, format, &x, &random.normals(33 * k), k);
+        }
+    }
+}
+
+#[test]
+fn a_value_that_is_no_number_spoils_its_own_row_only() {
+    let pool = Pool::new(2).unwrap();
+    let mut random = Random::new(3);
+    let (m, n, k) = (15, 40, 130);
+    for path in paths() {
+        for format in FORMATS {
+            for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+                let (mut x, w) = (random.normals(m * k), random.normals(n * k));
+                x[6 * k + 100] = bad;
+                let out = product(path, &pool, format, (&x, &w), (m, n, k));
+                for (row, out) in out.chunks(n).enumerate() {
+                    let spoilt = out.iter().all(|value| !value.is_finite());
+                    let sound = out.iter().all(|value| value.is_finite());
+                    assert!(if row == 6 { spoilt } else { sound }, "{} {format:?}", path.name());
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn a_row_is_the_same_bit_by_bit_whatever_rows_are_beside_it() {
+    let pool = Pool::new(2).unwrap();
+    let mut random = Random::new(4);
+    let (n, k) = (70, 1000);
+    let (x, w) = (random.normals(60 * k), random.normals(n * k));
+    for path in paths() {
+        for format in FORMATS {
+            let matrix = Matrix::pack(format, &[(&w, n)], k);
+            let all = multiply(path, &pool, &matrix, &x, 60);
+            for (first, rows) in [(0, 1), (5, 2), (59, 1), (7, 13), (20, 31)] {
+                let some = multiply(path, &pool, &matrix, &x[first * k..(first + rows) * k], rows);
+                assert!(some == all[first * n..(first + rows) * n], "{} {format:?}", path.name());
+            }
+        }
+    }
+}
+
+#[test]
+fn matrices_below_each_other_are_one() {
+    let pool = Pool::new(2).unwrap();
+    let mut random = Random::new(5);
+    let k = 70;
+    let (x, w) = (random.normals(3 * k), random.normals(90 * k));
+    for path in paths() {
+        for format in FORMATS {
+            let parts = [(&w[..50 * k], 50), (&w[50 * k..53 * k], 3), (&w[53 * k..], 37)];
+            let parts = Matrix::pack(format, &parts, k);
+            let whole = Matrix::pack(format, &[(&w, 90)], k);
+            assert_eq!(parts.n(), 90);
+            assert!(
+                multiply(path, &pool, &parts, &x, 3) == multiply(path, &pool, &whole, &x, 3)
+            );
+        }
+    }
+}
+
+#[test]
+fn bytes_take_a_little_more_than_a_byte_for_each_weight() {
+    let matrix = Matrix::pack(Format::Int8, &[(&[0.5; 64 * 640], 64)], 640);
+    assert_eq!(matrix.bytes(), 64 * 640 + 64 * 640 / 64 * 4);
+}
+
+proptest! {
+    #[test]
+    fn products_are_right_whatever_the_sizes_and_values(
+        m in 1usize..30, n in 1usize..80, k in 1usize..200, seed: u64, spread in 0u32..12, threads in 1usize..4,
+    ) {
+        let pool = Pool::new(threads).unwrap();
+        let mut random = Random::new(seed);
+        // Magnitudes that differ by as much as `spread` powers of ten, and some zeros.
+        let mut values = |len| -> Vec<f32> {
+            (0..len)
+                .map(|_| {
+                    let power = random.below(spread as usize + 1) as i32 - spread as i32 / 2;
+                    if random.below(8) == 0 { 0.0 } else { random.normal() * 10f32.powi(power) }
+                })
+                .collect()
+        };
+        let (x, w) = (values(m * k), values(n * k));
+        for path in paths() {
+            for format in FORMATS {
+                check(path, &pool, format, &x, &w, k);
+            }
+        }
+    }
+}

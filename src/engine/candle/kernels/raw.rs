@@ -1,0 +1,51 @@
+//! A register tile whose lengths are checked, so that the loops over it need not.
+
+use super::{COLUMNS, Line, Scales, Tile};
+
+/// [`Tile`] as pointers.
+pub(crate) struct Raw {
+    pub rows: usize,
+    pub blocks: usize,
+    pub a: *const Line,
+    pub stride: usize,
+    pub b: *const Line,
+    pub c: *mut f32,
+}
+
+impl Raw {
+    /// Checks that everything is there: `lines` lines of weights for each block.
+    pub(crate) fn new(tile: Tile<'_>, lines: usize) -> Self {
+        assert!(tile.blocks > 0 && tile.rows > 0);
+        assert!(tile.a.len() >= (tile.blocks - 1) * tile.stride + tile.rows);
+        assert!(tile.b.len() >= tile.blocks * lines);
+        assert!(tile.c.len() >= tile.rows * COLUMNS);
+        Self {
+            rows: tile.rows,
+            blocks: tile.blocks,
+            a: tile.a.as_ptr(),
+            stride: tile.stride,
+            b: tile.b.as_ptr(),
+            c: tile.c.as_mut_ptr(),
+        }
+    }
+
+    /// Checks the scales as well.
+    pub(crate) fn with_scales(tile: Tile<'_>, lines: usize, scales: &Scales<'_>) -> Self {
+        let raw = Self::new(tile, lines);
+        let needed = (raw.blocks - 1) * raw.stride + raw.rows;
+        assert!(scales.a.len() >= needed && scales.offsets.len() >= needed);
+        assert!(scales.b.len() >= raw.blocks * COLUMNS);
+        raw
+    }
+}
+
+/// Calls the function that is compiled for so many rows.
+macro_rules! by_rows {
+    ($rows:expr, $function:ident $arguments:tt; $($count:literal)*) => {
+        match $rows {
+            $($count => $function::<$count> $arguments,)*
+            rows => unreachable!("a tile of {rows} rows"),
+        }
+    };
+}
+pub(super) use by_rows;

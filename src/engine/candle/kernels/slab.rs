@@ -1,0 +1,113 @@
+//! Large pieces of zeroed memory.
+
+use std::alloc::{Layout, alloc_zeroed, dealloc, handle_alloc_error};
+use std::ops::{Deref, DerefMut};
+
+use super::Line;
+
+/// The size of a huge page.
+const HUGE: usize = 2 << 20;
+
+/// Lines that are zero at first, and become memory only when they are written. Large ones ask for huge pages: weights
+/// and caches are read from end to end, and small pages cost a tenth of the memory's speed.
+#[derive(Debug)]
+pub(crate) struct Slab {
+    memory: *mut u8,
+    layout: Layout,
+    start: *mut Line,
+    len: usize,
+}
+
+// SAFETY: it owns its memory alone, like a Vec.
+unsafe impl Send for Slab {}
+// SAFETY: as above; shared references only read.
+unsafe impl Sync for Slab {}
+
+impl Slab {
+    /// So many zero lines.
+    ///
+    /// # Panics
+    /// Where the size overflows. Aborts where there is no memory, like a Vec.
+    pub(crate) fn zeros(len: usize) -> Self {
+        let bytes = len
+            .checked_mul(size_of::<Line>())
+            .expect("a slab within the address space");
+        let align = if bytes >= HUGE { HUGE } else { align_of::<Line>() };
+        // Room to begin at a multiple of `align` by hand: asked for more than the usual alignment, the allocator would
+        // fill in the zeros itself, and so take up all of the memory at once.
+        let layout = bytes
+            .checked_add(align)
+            .and_then(|size| Layout::from_size_align(size, 16).ok())
+            .expect("a slab within the address space");
+        // SAFETY: the layout's size is not 0, as `align` is not.
+        let memory = unsafe { alloc_zeroed(layout) };
+        if memory.is_null() {
+            handle_alloc_error(layout);
+        }
+        let start = memory.wrapping_add(memory.align_offset(align));
+        if align == HUGE {
+            advise(start, bytes);
+        }
+        Self {
+            memory,
+            layout,
+            start: start.cast(),
+            len,
+        }
+    }
+}
+
+/// Asks for huge pages; where there are none, nothing changes.
+#[cfg(target_os = "linux")]
+fn advise(start: *mut u8, bytes: usize) {
+    const MADV_HUGEPAGE: i32 = 14;
+    unsafe extern "C" {
+        fn madvise(start: *mut u8, bytes: usize, advice: i32) -> i32;
+    }
+    // SAFETY: the range is whole pages from a multiple of the page size on, all within our memory (the size is rounded
+    // down), and this advice does not change what is in it.
+    unsafe { madvise(start, bytes / HUGE * HUGE, MADV_HUGEPAGE) };
+}
+
+#[cfg(not(target_os = "linux"))]
+fn advise(_start: *mut u8, _bytes: usize) {}
+
+impl Drop for Slab {
+    fn drop(&mut self) {
+        // SAFETY: allocated with this layout in `zeros`, and freed only here.
+        unsafe { dealloc(self.memory, self.layout) };
+    }
+}
+
+impl Deref for Slab {
+    type Target = [Line];
+
+    fn deref(&self) -> &[Line] {
+        // SAFETY: `start` is aligned and has room for `len` lines (`zeros`), all initialized with zeros.
+        unsafe { std::slice::from_raw_parts(self.start, self.len) }
+    }
+}
+
+impl DerefMut for Slab {
+    fn deref_mut(&mut self) -> &mut [Line] {
+        // SAFETY: as in `deref`; the borrow is exclusive.
+        unsafe { std::slice::from_raw_parts_mut(self.start, self.len) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines_are_zero_aligned_and_writable_to_the_end() {
+        for len in [0, 1, 7, HUGE / 64 - 1, HUGE / 64, 3 * HUGE / 64 + 5] {
+            let mut slab = Slab::zeros(len);
+            assert_eq!(slab.len(), len);
+            assert_eq!(slab.as_ptr().align_offset(64), 0);
+            assert!(slab.iter().all(|line| *line == Line::ZERO));
+            slab.fill(Line([7; 16]));
+            assert!(slab.iter().all(|line| *line == Line([7; 16])));
+        }
+    }
+}
