@@ -15,7 +15,7 @@ mod tests;
 mod tree;
 mod window;
 
-pub use engine::{Candle, Dtype, Engine, OpenAi};
+pub use engine::{Engine, OpenAi};
 pub use fault::{Fault, Faults, Place};
 pub use kafka::{Kafka, Properties};
 pub use secret::Secret;

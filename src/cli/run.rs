@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use limn::clock::SystemClock;
 use limn::codec;
-use limn::config::{Config, Dtype, Engine as Wanted};
-use limn::engine::{Candle, CandleConfig, Engine, OpenAi, OpenAiConfig, Script, Scripted};
+use limn::config::{Config, Engine as Wanted};
+use limn::engine::{Candle, Engine, OpenAi, OpenAiConfig, Script, Scripted};
 use limn::metrics::Exposition;
 use limn::pipeline::{self, Parts, Phase, Status, Topics};
 use limn::serve::{Server, Sources, Token};
@@ -151,20 +151,7 @@ async fn told_to_stop() {
 /// Opens the model. Blocks.
 pub(super) fn engine(wanted: &Wanted) -> anyhow::Result<Arc<dyn Engine>> {
     Ok(match wanted {
-        Wanted::Candle(candle) => {
-            if !matches!(candle.dtype, Dtype::Auto | Dtype::F32) {
-                anyhow::bail!(
-                    "engine.dtype: this version computes in f32 only; give \"auto\" or \"f32\""
-                );
-            }
-            Arc::new(Candle::open(&CandleConfig {
-                model: candle.model.clone(),
-                adapter: candle.adapter.clone(),
-                tokenizer: candle.tokenizer.clone(),
-                thinking: candle.thinking,
-                context_tokens: candle.context_tokens,
-            })?)
-        }
+        Wanted::Candle(candle) => Arc::new(Candle::open(candle)?),
         Wanted::OpenAi(server) => Arc::new(OpenAi::new(OpenAiConfig {
             base_url: server.base_url.clone(),
             model: server.model.clone(),

@@ -6,12 +6,13 @@ use std::time::Duration;
 use super::reader::Section;
 use super::secret::Secret;
 use super::source::bytes;
+use crate::engine::{CandleConfig, Dtype};
 
 /// Which engine answers.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Engine {
     /// A model in this process.
-    Candle(Candle),
+    Candle(CandleConfig),
     /// A server that speaks the OpenAI protocol.
     OpenAi(OpenAi),
     /// No model: the summary lists what was folded.
@@ -19,36 +20,6 @@ pub enum Engine {
         /// How long each answer takes.
         delay: Duration,
     },
-}
-
-/// A model in this process.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Candle {
-    /// A GGUF file, a safetensors folder, or a hub id with `hf:` before it.
-    pub model: PathBuf,
-    /// A PEFT LoRA adapter's folder, merged at load.
-    pub adapter: Option<PathBuf>,
-    /// A `tokenizer.json` that takes the place of the model's own.
-    pub tokenizer: Option<PathBuf>,
-    /// Whether the model may reason before it answers, where its template leaves the choice.
-    pub thinking: bool,
-    /// The weights' number format.
-    pub dtype: Dtype,
-    /// Most tokens of prompt and answer together; `None`: the model's own limit.
-    pub context_tokens: Option<u32>,
-}
-
-/// A number format.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Dtype {
-    /// The one that is fastest on the device.
-    Auto,
-    /// 32 bits.
-    F32,
-    /// bfloat16.
-    Bf16,
-    /// 16 bits.
-    F16,
 }
 
 /// A server that speaks the OpenAI protocol.
@@ -92,7 +63,17 @@ pub fn read(mut engine: Section<'_>, variable: &dyn Fn(&str) -> Option<String>) 
         ],
     );
     if kind != Kind::Candle {
-        engine.other_kind(&["adapter", "tokenizer", "thinking", "dtype"], CANDLE);
+        let keys = [
+            "adapter",
+            "tokenizer",
+            "thinking",
+            "dtype",
+            "cache",
+            "step_tokens",
+            "threads",
+            "drafts",
+        ];
+        engine.other_kind(&keys, CANDLE);
     }
     if kind != Kind::OpenAi {
         let keys = [
@@ -101,13 +82,12 @@ pub fn read(mut engine: Section<'_>, variable: &dyn Fn(&str) -> Option<String>) 
             "timeout",
             "connect_timeout",
             "retries",
-            "concurrency",
         ];
         engine.other_kind(&keys, OPENAI);
     }
     if kind == Kind::Scripted {
         engine.other_kind(
-            &["model", "context_tokens"],
+            &["model", "context_tokens", "concurrency"],
             "kind = \"candle\" or \"openai\"",
         );
     } else {
@@ -122,7 +102,8 @@ pub fn read(mut engine: Section<'_>, variable: &dyn Fn(&str) -> Option<String>) 
         Kind::Scripted => engine.optional_text("model").unwrap_or_default(),
     };
     let context_tokens = engine.integer_or_off("context_tokens", 128u32..=4_000_000);
-    let candle = Candle {
+    let concurrency = bytes(engine.integer("concurrency", 16u64, 1..=4096));
+    let candle = CandleConfig {
         model: model.clone().into(),
         adapter: path_or_off(
             &mut engine,
@@ -137,10 +118,17 @@ pub fn read(mut engine: Section<'_>, variable: &dyn Fn(&str) -> Option<String>) 
                 ("auto", Dtype::Auto),
                 ("f32", Dtype::F32),
                 ("bf16", Dtype::Bf16),
-                ("f16", Dtype::F16),
+                ("int8", Dtype::Int8),
             ],
         ),
         context_tokens,
+        concurrency,
+        cache_bytes: engine.size_or_auto("cache", (1 << 20)..=(1 << 42)),
+        step_tokens: bytes(engine.integer("step_tokens", 512u64, 64..=65_536)),
+        threads: engine
+            .integer_or_auto("threads", 1u64..=1024)
+            .map(bytes),
+        drafts: engine.choice("drafts", &[("on", true), ("off", false)]),
     };
     let second = Duration::from_secs(1);
     let openai = OpenAi {
@@ -154,7 +142,7 @@ pub fn read(mut engine: Section<'_>, variable: &dyn Fn(&str) -> Option<String>) 
             second / 10..=600 * second,
         ),
         retries: engine.integer("retries", 2u32, 0..=20),
-        concurrency: bytes(engine.integer("concurrency", 8u64, 1..=4096)),
+        concurrency,
         context_tokens: context_tokens.unwrap_or(8192),
     };
     let delay = engine.duration("delay", Duration::ZERO, Duration::ZERO..=600 * second);

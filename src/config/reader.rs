@@ -11,6 +11,8 @@ use super::tree::{Entry, Table, Value};
 
 /// The word that switches an optional key off.
 const OFF: &str = "off";
+/// The word that leaves a key's value to limn.
+const AUTO: &str = "auto";
 
 /// A key that there is, and how its default is written; `None`: it has none.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -245,9 +247,24 @@ impl<'n> Section<'n> {
     where
         T: Copy + Display + PartialOrd + TryFrom<i64>,
     {
-        let wanted = format!("wants a whole number {}, or \"off\"", span(&range));
-        self.take(name, Some(quoted(OFF)), &wanted, |v| {
-            if text(v) == Some(OFF) {
+        self.integer_or(OFF, name, range)
+    }
+
+    /// A whole number, or "auto".
+    pub fn integer_or_auto<T>(&mut self, name: &str, range: RangeInclusive<T>) -> Option<T>
+    where
+        T: Copy + Display + PartialOrd + TryFrom<i64>,
+    {
+        self.integer_or(AUTO, name, range)
+    }
+
+    fn integer_or<T>(&mut self, word: &str, name: &str, range: RangeInclusive<T>) -> Option<T>
+    where
+        T: Copy + Display + PartialOrd + TryFrom<i64>,
+    {
+        let wanted = format!("wants a whole number {}, or \"{word}\"", span(&range));
+        self.take(name, Some(quoted(word)), &wanted, |v| {
+            if text(v) == Some(word) {
                 return Some(None);
             }
             within(T::try_from(integer(v)?).ok()?, &range).map(Some)
@@ -296,19 +313,23 @@ impl<'n> Section<'n> {
 
     /// A number of bytes, with a unit or without.
     pub fn size(&mut self, name: &str, default: u64, range: RangeInclusive<u64>) -> u64 {
-        let wanted = format!(
-            "wants a size such as \"64MiB\", or a number of bytes, from {} to {}",
-            shown_size(*range.start()),
-            shown_size(*range.end())
-        );
+        let wanted = wanted_size(&range);
         self.take(name, Some(quoted(&shown_size(default))), &wanted, |v| {
-            let bytes = match v {
-                Value::Integer(n) => u64::try_from(*n).ok()?,
-                other => size(text(other)?)?,
-            };
-            within(bytes, &range)
+            within(bytes(v)?, &range)
         })
         .unwrap_or(default)
+    }
+
+    /// A number of bytes, or "auto".
+    pub fn size_or_auto(&mut self, name: &str, range: RangeInclusive<u64>) -> Option<u64> {
+        let wanted = format!("{}, or \"{AUTO}\"", wanted_size(&range));
+        self.take(name, Some(quoted(AUTO)), &wanted, |v| {
+            if text(v) == Some(AUTO) {
+                return Some(None);
+            }
+            within(bytes(v)?, &range).map(Some)
+        })
+        .flatten()
     }
 
     /// A secret, from `{ env = "NAME" }`, `{ file = "path" }`, or the key's own environment variable. `variable` looks
@@ -402,6 +423,21 @@ pub fn suggestion<'a>(given: &str, names: impl Iterator<Item = &'a str>) -> Opti
 /// A text as TOML writes it; JSON writes it alike.
 pub fn quoted(text: &str) -> String {
     serde_json::Value::from(text).to_string()
+}
+
+fn wanted_size(range: &RangeInclusive<u64>) -> String {
+    format!(
+        "wants a size such as \"64MiB\", or a number of bytes, from {} to {}",
+        shown_size(*range.start()),
+        shown_size(*range.end())
+    )
+}
+
+fn bytes(value: &Value) -> Option<u64> {
+    match value {
+        Value::Integer(n) => u64::try_from(*n).ok(),
+        other => size(text(other)?),
+    }
 }
 
 fn text(value: &Value) -> Option<&str> {

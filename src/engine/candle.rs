@@ -1,32 +1,40 @@
-//! A model on this machine: one OS thread owns it and answers one request at a time.
+//! A model on this machine: one OS thread owns it and works on many requests at once.
 
+mod blocks;
 mod chat;
+mod compute;
+mod draft;
 #[cfg(any(test, fuzzing))]
 pub mod entry;
+mod kernels;
 mod load;
 #[cfg(test)]
 pub(crate) mod made;
+mod model;
+mod open;
+#[cfg(test)]
 mod reference;
+mod sample;
+mod scheduler;
+mod score;
 mod spec;
+mod step;
+mod worker;
 
-use std::fs::File;
 use std::path::{Path, PathBuf};
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
-use std::time::{Duration, Instant};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
-use candle_core::{Device, Tensor};
-use candle_transformers::generation::{LogitsProcessor, Sampling as Choice};
-use tokio::sync::oneshot;
+use tokio::sync::{mpsc, oneshot};
 
-use super::{
-    Answer, Description, Engine, Error, Finish, Output, Prepared, Request, Sampling, hash,
-};
+use super::{Answer, Description, Engine, Error, Prepared, Request, hash};
 use chat::Chat;
-use load::{Loaded, Wanted};
-use reference::Reference;
+pub use score::{Score, score};
+pub use worker::Figures;
+use worker::{Shared, Work};
 
-/// Where the model is.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+/// Where the model is, and how it is computed.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Config {
     /// A GGUF file, a folder with `config.json`, `tokenizer.json` and safetensors, or a hub id: `hf:OWNER/NAME`, where wanted with
     /// `@REVISION` and `:FILE.gguf`.
@@ -37,82 +45,100 @@ pub struct Config {
     pub tokenizer: Option<PathBuf>,
     /// Whether the model may reason before it answers, where its template leaves the choice (Qwen3).
     pub thinking: bool,
+    /// The number format.
+    pub dtype: Dtype,
     /// Most tokens of prompt and answer; `None`: as many as the model was made for.
     pub context_tokens: Option<u32>,
+    /// Requests that the model works on at once.
+    pub concurrency: usize,
+    /// Bytes of the cache of keys and values; `None`: enough for `concurrency` usual requests and at least one of the longest,
+    /// within the memory that is free.
+    pub cache_bytes: Option<u64>,
+    /// Most rows of one forward pass.
+    pub step_tokens: usize,
+    /// Threads that compute; `None`: one for each processor that this process may use.
+    pub threads: Option<usize>,
+    /// Whether tokens of the previous summary are proposed and verified several at once. It changes how long an answer
+    /// takes, never the answer.
+    pub drafts: bool,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            model: PathBuf::new(),
+            adapter: None,
+            tokenizer: None,
+            thinking: false,
+            dtype: Dtype::Auto,
+            context_tokens: None,
+            concurrency: 16,
+            cache_bytes: None,
+            step_tokens: 512,
+            threads: None,
+            drafts: true,
+        }
+    }
+}
+
+/// The number format that a model is computed in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Dtype {
+    /// The fastest that keeps the answers as they are: `int8` where the processor has instructions for it, else `f32`; on a
+    /// GPU `bf16`.
+    Auto,
+    /// 32-bit floats.
+    F32,
+    /// 16-bit floats with the range of 32-bit ones; sums in 32 bits.
+    Bf16,
+    /// Weights and activations in 8 bits with scales by block; sums in 32 bits.
+    Int8,
+}
+
+impl Dtype {
+    /// The name in configuration and figures.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Auto => "auto",
+            Self::F32 => "f32",
+            Self::Bf16 => "bf16",
+            Self::Int8 => "int8",
+        }
+    }
 }
 
 /// Changes when the same files would give other answers than before.
-const CODE_VERSION: &str = "candle-f32-1";
-/// Requests that wait for the thread before `generate` itself waits.
-const QUEUE: usize = 4;
-/// A run of tokens that stands so often at the end, and has so many tokens altogether, is a loop.
-const LOOP_REPEATS: usize = 4;
-const LOOP_TOKENS: usize = 32;
-const LOOP_PERIOD: usize = 64;
+const CODE_VERSION: &str = "candle-packed-1";
 
-type Work = (Prepared, oneshot::Sender<Result<Output, Error>>);
-
-/// Llama and Qwen3 models through candle-transformers, in 32-bit floats.
+/// Llama and Qwen3 models in this process.
 pub struct Candle {
     description: Description,
     chat: Chat,
-    work: SyncSender<Work>,
+    dtype: Dtype,
+    work: mpsc::Sender<Work>,
+    shared: Shared,
 }
 
 impl Candle {
     /// Reads the model, merges the adapter and starts the thread. Blocks.
     ///
     /// # Errors
-    /// [`Error::Broken`] names the file and what is wrong with it.
+    /// [`Error::Broken`] names the file and what is wrong with it, or what does not fit.
     pub fn open(config: &Config) -> Result<Self, Error> {
-        let Loaded {
-            spec,
-            mut tensors,
-            chat,
-            files,
-        } = load::load(&Wanted {
-            model: &config.model,
-            adapter: config.adapter.as_deref(),
-            tokenizer: config.tokenizer.as_deref(),
-            thinking: config.thinking,
-        })?;
-        let mut fingerprint = blake3::Hasher::new();
-        fingerprint.update(CODE_VERSION.as_bytes());
-        for file in &files {
-            fingerprint.update(file_hash(file)?.as_bytes());
-        }
-        fingerprint.update(&[u8::from(config.thinking)]);
-        let context = u32::try_from(spec.context).unwrap_or(u32::MAX);
-        let context_tokens = config
-            .context_tokens
-            .map_or(context, |wanted| wanted.min(context));
-        let model = Reference::new(&spec, tensors.as_mut(), context_tokens as usize)
-            .map_err(broken(&config.model))?;
-        drop(tensors);
-        let mut name = file_name(&config.model);
-        if let Some(adapter) = &config.adapter {
-            name = format!("{name}+{}", file_name(adapter));
-        }
-        let (work, inbox) = sync_channel(QUEUE);
-        let stops = chat.stops().to_vec();
-        let decoder = chat.clone();
-        std::thread::Builder::new()
-            .name("limn-model".to_owned())
-            .spawn(move || run(model, &decoder, &stops, &inbox))
-            .map_err(|e| Error::Broken {
-                reason: format!("starting the model's thread: {e}"),
-            })?;
-        Ok(Self {
-            description: Description {
-                name,
-                fingerprint: fingerprint.finalize().to_hex().to_string(),
-                context_tokens,
-                // One is answered while the next is made ready.
-                concurrency: 2,
-            },
-            chat,
-            work,
-        })
+        open::open(config)
+    }
+
+    /// What the thread has done so far.
+    #[must_use]
+    pub fn figures(&self) -> Figures {
+        self.shared.read()
+    }
+
+    /// The number format that it computes in.
+    #[must_use]
+    pub fn dtype(&self) -> &'static str {
+        self.dtype.name()
     }
 }
 
@@ -147,18 +173,27 @@ impl Engine for Candle {
 
     fn generate(&self, prepared: Prepared) -> Answer<'_> {
         Box::pin(async move {
+            let previous = self.chat.text_ids(&prepared.request.previous)?;
             let (reply, answer) = oneshot::channel();
-            let mut work = (prepared, reply);
-            // The thread takes a request every few seconds: looking again costs nothing.
-            while let Err(error) = self.work.try_send(work) {
-                work = match error {
-                    std::sync::mpsc::TrySendError::Full(work) => work,
-                    std::sync::mpsc::TrySendError::Disconnected(_) => return Err(gone()),
-                };
-                tokio::time::sleep(Duration::from_millis(5)).await;
-            }
+            let abandoned = Abandoned(Arc::default());
+            let work = Work {
+                prepared,
+                previous,
+                gone: Arc::clone(&abandoned.0),
+                reply,
+            };
+            self.work.send(work).await.map_err(|_| gone())?;
             answer.await.unwrap_or_else(|_| Err(gone()))
         })
+    }
+}
+
+/// Tells the thread, when it is dropped, that nobody waits any more.
+struct Abandoned(Arc<AtomicBool>);
+
+impl Drop for Abandoned {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
     }
 }
 
@@ -166,112 +201,6 @@ fn gone() -> Error {
     Error::Broken {
         reason: "the model's thread has ended; its message is in the log".to_owned(),
     }
-}
-
-fn run(mut model: Reference, chat: &Chat, stops: &[u32], inbox: &Receiver<Work>) {
-    while let Ok((prepared, reply)) = inbox.recv() {
-        if reply.is_closed() {
-            continue;
-        }
-        let answer = generate(&mut model, chat, stops, &prepared, &|| reply.is_closed());
-        let answer = answer.map_err(|e| Error::Broken {
-            reason: format!("the model failed: {e}"),
-        });
-        // Whoever asked may have gone meanwhile.
-        let _ = reply.send(answer);
-    }
-}
-
-fn generate(
-    model: &mut Reference,
-    chat: &Chat,
-    stops: &[u32],
-    prepared: &Prepared,
-    abandoned: &dyn Fn() -> bool,
-) -> candle_core::Result<Output> {
-    let began = Instant::now();
-    let choice = match prepared.request.sampling {
-        Sampling::Greedy => Choice::ArgMax,
-        Sampling::Random {
-            temperature,
-            top_k: 0,
-            top_p,
-            ..
-        } => Choice::TopP {
-            p: top_p,
-            temperature,
-        },
-        Sampling::Random {
-            temperature,
-            top_k,
-            top_p,
-            ..
-        } => Choice::TopKThenTopP {
-            k: top_k as usize,
-            p: top_p,
-            temperature,
-        },
-    };
-    let seed = match prepared.request.sampling {
-        Sampling::Greedy => 0,
-        Sampling::Random { seed, .. } => seed,
-    };
-    let mut choose = LogitsProcessor::from_sampling(seed, choice);
-    model.begin()?;
-    let mut answer: Vec<u32> = Vec::new();
-    let mut input = prepared.tokens.clone();
-    let mut position = 0;
-    let finish = loop {
-        let tokens = Tensor::new(input.as_slice(), &Device::Cpu)?.unsqueeze(0)?;
-        let logits = model.forward(&tokens, position)?;
-        position += input.len();
-        let next = choose.sample(&logits)?;
-        if stops.contains(&next) {
-            break Finish::Stop;
-        }
-        answer.push(next);
-        if loops(&answer) {
-            break Finish::Loop;
-        }
-        if answer.len() >= prepared.request.max_tokens as usize || abandoned() {
-            break Finish::Length;
-        }
-        input = vec![next];
-    };
-    Ok(Output {
-        text: chat.decode(&answer),
-        finish,
-        prompt_tokens: prepared.prompt_tokens,
-        cached_tokens: 0,
-        output_tokens: u32::try_from(answer.len()).unwrap_or(u32::MAX),
-        seconds: began.elapsed().as_secs_f64(),
-    })
-}
-
-/// Whether the tokens end in the same run over and over.
-fn loops(tokens: &[u32]) -> bool {
-    (1..=LOOP_PERIOD.min(tokens.len() / LOOP_REPEATS)).any(|period| {
-        let repeats = LOOP_REPEATS.max(LOOP_TOKENS.div_ceil(period));
-        let Some(start) = tokens.len().checked_sub(period * repeats) else {
-            return false;
-        };
-        let tail = &tokens[start..];
-        tail[period..].iter().zip(tail).all(|(a, b)| a == b)
-    })
-}
-
-fn file_name(path: &Path) -> String {
-    path.file_name().map_or_else(
-        || path.display().to_string(),
-        |n| n.to_string_lossy().into_owned(),
-    )
-}
-
-fn file_hash(path: &Path) -> Result<blake3::Hash, Error> {
-    let mut hasher = blake3::Hasher::new();
-    let file = File::open(path).map_err(broken(path))?;
-    hasher.update_reader(file).map_err(broken(path))?;
-    Ok(hasher.finalize())
 }
 
 /// A fault of a file.

@@ -157,7 +157,7 @@ impl Chat {
         Ok(ids)
     }
 
-    fn text_ids(&self, text: &str) -> Result<Vec<u32>, Error> {
+    pub(crate) fn text_ids(&self, text: &str) -> Result<Vec<u32>, Error> {
         let encoded = self.inner.text.encode_fast(text, false);
         // The error would name the text; byte-pair encoding has none that a text could cause.
         let encoded = encoded.map_err(|_| Error::Broken {

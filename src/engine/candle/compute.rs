@@ -1,7 +1,9 @@
 //! The operations that a packed forward is made of, whatever they run on.
 
+mod cpu;
 mod tensor;
 
+pub(crate) use cpu::Cpu;
 pub(crate) use tensor::TensorCompute;
 
 use std::time::Duration;

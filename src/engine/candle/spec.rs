@@ -215,6 +215,44 @@ impl Spec {
         }
         all
     }
+
+    /// The rotary frequency of each pair of a head's dimensions, `[head_dim / 2]`, in radians a position
+    /// (Su et al. 2021, arXiv:2104.09864; the stretching as in Llama 3.1's own code).
+    pub(crate) fn rotary_frequencies(&self) -> Vec<f32> {
+        let plain = |pair: usize| {
+            let exponent = 2.0 * pair as f64 / self.head_dim as f64;
+            self.rope_theta.powf(-exponent)
+        };
+        let stretched = |frequency: f64| {
+            let Some(scaling) = self.rope_scaling else {
+                return frequency;
+            };
+            let turns =
+                scaling.original_context as f64 * frequency / (2.0 * PI);
+            let (low, high) = (
+                f64::from(scaling.low_freq_factor),
+                f64::from(scaling.high_freq_factor),
+            );
+            let factor = f64::from(scaling.factor);
+            if turns < low {
+                frequency / factor
+            } else if turns > high {
+                frequency
+            } else {
+                let smooth = (turns - low) / (high - low);
+                (1.0 - smooth) * frequency / factor + smooth * frequency
+            }
+        };
+        #[allow(clippy::cast_possible_truncation)] // angles are taken in f32
+        (0..self.head_dim / 2)
+            .map(|pair| stretched(plain(pair)) as f32)
+            .collect()
+    }
+
+    /// Width of queries, keys and values together.
+    pub(crate) fn qkv_width(&self) -> usize {
+        (self.heads + 2 * self.kv_heads) * self.head_dim
+    }
 }
 
 impl RopeScaling {
