@@ -32,7 +32,6 @@ pub(crate) use attention::{Attention, Inputs, Run};
 pub(crate) use cache::{Cache, Heads, POSITIONS};
 
 
-pub(crate) use half::{f16_from, f16_to};
 pub(crate) use line::{Buffer, Line};
 pub(crate) use matrix::{Format, Matrix};
 pub(crate) use pool::Pool;

@@ -3,7 +3,34 @@
 use super::{COLUMNS, Cache, Heads, Line, MOST_ROWS, POSITIONS, Path, Pool, Shared, Softmax, Tile};
 
 /// Most values in a head.
-pub(crate) const MOST_DIM: usize = 256;
+const MOST_DIM: usize = 256;
+
+/// Why a step cannot be attended.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum Fault {
+    /// Positions without a block.
+    #[error("a sequence has {blocks} blocks of the cache for {positions} positions")]
+    Blocks {
+        /// How many it has.
+        blocks: usize,
+        /// How far its rows reach.
+        positions: usize,
+    },
+    /// A block that does not exist.
+    #[error("block {block} is beyond the {blocks} of the cache")]
+    Beyond {
+        /// Its number.
+        block: u32,
+        /// How many there are.
+        blocks: usize,
+    },
+    /// Two sequences that write to one block.
+    #[error("two sequences of a step write to block {block} of the cache")]
+    Shared {
+        /// Its number.
+        block: u32,
+    },
+}
 
 /// A sequence's rows in this step.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -52,21 +79,43 @@ pub(crate) struct Attention {
 }
 
 impl Attention {
-    /// Takes up a step.
+    /// Most values in a head.
+    pub(crate) const MOST_DIM: usize = MOST_DIM;
+
+    /// Takes up a step: runs whose rows follow each other.
+    ///
+    /// # Errors
+    /// Where blocks are missing or not in the cache, or two runs write to the same block.
     ///
     /// # Panics
-    /// Where rows do not follow each other, blocks are missing or not in the cache, or two runs write to the same block.
-    pub(crate) fn begin(&mut self, cache: &Cache, rows_per_tile: usize, runs: Vec<Run>) {
+    /// Where rows do not follow each other.
+    pub(crate) fn begin(
+        &mut self,
+        cache: &Cache,
+        rows_per_tile: usize,
+        runs: Vec<Run>,
+    ) -> Result<(), Fault> {
         let heads = cache.heads();
         self.pieces.clear();
         self.tasks.clear();
+        self.runs.clear();
         self.rows = 0;
         let mut written = Vec::new();
         for (number, run) in runs.iter().enumerate() {
             assert_eq!(run.row, self.rows);
             let end = run.start + run.rows;
-            let used = &run.blocks[..end.div_ceil(POSITIONS)];
-            assert!(used.iter().all(|&block| (block as usize) < cache.blocks()));
+            let Some(used) = run.blocks.get(..end.div_ceil(POSITIONS)) else {
+                return Err(Fault::Blocks {
+                    blocks: run.blocks.len(),
+                    positions: end,
+                });
+            };
+            if let Some(&block) = used.iter().find(|&&block| block as usize >= cache.blocks()) {
+                return Err(Fault::Beyond {
+                    block,
+                    blocks: cache.blocks(),
+                });
+            }
             if run.rows > 0 {
                 written.extend_from_slice(&used[run.start / POSITIONS..]);
             }
@@ -80,7 +129,9 @@ impl Attention {
         }
         // The threads write without looking at each other: what each writes must be its own.
         written.sort_unstable();
-        assert!(written.windows(2).all(|pair| pair[0] != pair[1]));
+        if let Some(pair) = written.windows(2).find(|pair| pair[0] == pair[1]) {
+            return Err(Fault::Shared { block: pair[0] });
+        }
         // All of a head first: a prefix that sequences share then stays in the cache of the processor.
         for head in 0..heads.kv {
             for (number, run) in runs.iter().enumerate() {
@@ -97,6 +148,7 @@ impl Attention {
             }
         }
         self.runs = runs;
+        Ok(())
     }
 
     /// Rows of the step.
@@ -296,7 +348,7 @@ fn store_row(
     let mut room = [0.0; MOST_DIM];
     let room = &mut room[..dim];
     let take = |number: usize| &values[number * dim..(number + 1) * dim];
-    let mut turned = |number: usize, norm: Option<(&[f32], f32)>, room: &mut [f32]| {
+    let turned = |number: usize, norm: Option<(&[f32], f32)>, room: &mut [f32]| {
         match norm {
             Some((weight, epsilon)) => path.norm(take(number), weight, epsilon, room),
             None => room.copy_from_slice(take(number)),

@@ -70,7 +70,7 @@ impl Case {
                 runs.push(Run { row, rows, start: done[i], blocks: blocks.clone() });
                 row += rows;
             }
-            attention.begin(&cache, path.rows(), runs);
+            attention.begin(&cache, path.rows(), runs).unwrap();
             let out_width = self.heads.queries * self.heads.dim;
             let mut out = vec![f32::NAN; row * out_width];
             let inputs = Inputs {
@@ -265,14 +265,19 @@ fn scores_far_apart_neither_overflow_nor_vanish() {
 }
 
 #[test]
-#[should_panic(expected = "pair[0] != pair[1]")]
-fn two_runs_may_not_write_to_one_block() {
+fn blocks_that_are_missing_or_written_twice_are_refused_and_named() {
     let heads = Heads { queries: 1, kv: 1, dim: 8 };
     let cache = Cache::new(heads, 1, 4, true);
-    let run = |row, block| Run { row, rows: 1, start: 40, blocks: vec![0, block] };
+    let begin = |runs: &[(usize, [u32; 2])]| {
+        let runs = runs.iter().enumerate();
+        let runs = runs.map(|(row, &(start, blocks))| Run { row, rows: 1, start, blocks: blocks.into() });
+        Attention::default().begin(&cache, 4, runs.collect())
+    };
     // What is only read may be shared.
-    Attention::default().begin(&cache, 4, vec![run(0, 1), run(1, 2)]);
-    Attention::default().begin(&cache, 4, vec![run(0, 1), run(1, 1)]);
+    assert_eq!(begin(&[(40, [0, 1]), (40, [0, 2])]), Ok(()));
+    assert_eq!(begin(&[(40, [0, 1]), (40, [2, 1])]), Err(Fault::Shared { block: 1 }));
+    assert_eq!(begin(&[(64, [0, 1])]), Err(Fault::Blocks { blocks: 2, positions: 65 }));
+    assert_eq!(begin(&[(40, [4, 1])]), Err(Fault::Beyond { block: 4, blocks: 4 }));
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 use super::activations::Kind;
 use super::half::bf16_from;
-use super::{Activations, COLUMNS, Line, MOST_ROWS, Path, Pool, SCALED, Scales, Shared, Slab, Tile, lanes};
+use super::{Activations, COLUMNS, Line, MOST_ROWS, Path, Pool, SCALED, Scales, Shared, Slab, Tile};
 
 /// The number format of weights.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -51,68 +51,81 @@ impl Matrix {
     ///
     /// # Panics
     /// Where a part does not have `n * k` values, or `k` is 0.
-    pub(crate) fn pack(format: Format, parts: &[(&[f32], usize)], k: usize) -> Self {
-        assert!(k > 0);
-        let n = parts.iter().map(|part| part.1).sum::<usize>();
-        let blocks = k.div_ceil(SCALED);
-        let panels = n.div_ceil(COLUMNS);
-        let words = blocks * SCALED / format.per_word();
-        let mut matrix = Self {
-            format,
-            n,
-            k,
-            lines: Slab::zeros(panels * words * 2),
-            scales: Vec::new(),
-        };
-        if format == Format::Int8 {
-            matrix.scales = vec![0.0; panels * blocks * COLUMNS];
-        }
+    pub(crate) fn pack(
+        path: &dyn Path,
+        pool: &Pool,
+        format: Format,
+        parts: &[(&[f32], usize)],
+        k: usize,
+    ) -> Self {
+        let mut matrix = Self::zeros(format, parts.iter().map(|part| part.1).sum(), k);
         let mut row = 0;
         for &(weights, rows) in parts {
             assert_eq!(weights.len(), rows * k);
-            for weights in weights.chunks_exact(k) {
-                matrix.set_row(row, weights);
-                row += 1;
-            }
+            matrix.set(path, pool, row, weights);
+            row += rows;
         }
         matrix
     }
 
-    /// Packs one output's weights.
-    fn set_row(&mut self, row: usize, weights: &[f32]) {
-        let (panel, column) = (row / COLUMNS, row % COLUMNS);
+    /// All weights 0.
+    ///
+    /// # Panics
+    /// Where `k` is 0.
+    pub(crate) fn zeros(format: Format, n: usize, k: usize) -> Self {
+        assert!(k > 0);
+        let (blocks, panels) = (k.div_ceil(SCALED), n.div_ceil(COLUMNS));
+        let words = blocks * SCALED / format.per_word();
+        let scales = if format == Format::Int8 {
+            panels * blocks * COLUMNS
+        } else {
+            0
+        };
+        Self {
+            format,
+            n,
+            k,
+            lines: Slab::zeros(panels * words * 2),
+            scales: vec![0.0; scales],
+        }
+    }
+
+    /// Packs the weights of outputs from `row` on, `k` for each.
+    ///
+    /// # Panics
+    /// Where there are no such outputs, or the weights are not whole rows.
+    pub(crate) fn set(&mut self, path: &dyn Path, pool: &Pool, row: usize, weights: &[f32]) {
+        assert_eq!(weights.len() % self.k, 0);
+        let rows = weights.len() / self.k;
+        assert!(row + rows <= self.n);
+        if rows == 0 {
+            return;
+        }
         let blocks = self.k.div_ceil(SCALED);
-        let words = SCALED / self.format.per_word();
-        for (block, weights) in weights.chunks(SCALED).enumerate() {
-            let at = panel * blocks + block;
-            let lines = &mut self.lines[at * words * 2..(at + 1) * words * 2];
-            let mut word = |word: usize, value: u32| {
-                lines[word * 2 + column / 16].0[column % 16] = value;
-            };
-            match self.format {
-                Format::F32 => {
-                    for (i, &weight) in weights.iter().enumerate() {
-                        word(i, weight.to_bits());
-                    }
-                }
-                Format::Bf16 => {
-                    for (i, pair) in weights.chunks(2).enumerate() {
-                        let low = bf16_from(pair[0]);
-                        let high = pair.get(1).map_or(0, |&weight| bf16_from(weight));
-                        word(i, u32::from(low) | u32::from(high) << 16);
-                    }
-                }
-                Format::Int8 => {
-                    let mut line = Line::ZERO;
-                    let (scale, _) = lanes::quantize(weights, &mut line);
-                    self.scales[at * COLUMNS + column] = scale;
-                    for (i, &bytes) in line.0.iter().enumerate() {
-                        // Adding 128 to a byte, modulo 256, is turning its highest bit.
-                        word(i, bytes ^ 0x8080_8080);
-                    }
+        let panel_lines = blocks * SCALED / self.format.per_word() * 2;
+        let panel_scales = self.scales.len() / self.n.div_ceil(COLUMNS);
+        let (lines, scales) = (
+            Shared::new(&mut self.lines),
+            Shared::new(&mut self.scales),
+        );
+        let (format, k) = (self.format, self.k);
+        let (first, last) = (row / COLUMNS, (row + rows).div_ceil(COLUMNS));
+        pool.split(last - first, 1, |panels| {
+            for panel in first + panels.start..first + panels.end {
+                // SAFETY: a panel belongs to one task.
+                let (lines, scales) = unsafe {
+                    (
+                        lines.part(panel * panel_lines, panel_lines),
+                        scales.part(panel * panel_scales, panel_scales),
+                    )
+                };
+                let outputs = (panel * COLUMNS).max(row)..((panel + 1) * COLUMNS).min(row + rows);
+                for output in outputs {
+                    let weights = &weights[(output - row) * k..(output - row + 1) * k];
+                    pack_row(path, format, output % COLUMNS, weights, lines, scales);
                 }
             }
-        }
+        });
     }
 
     /// Outputs.
@@ -213,6 +226,46 @@ impl Matrix {
                 out.copy_from_slice(&sums[..columns]);
             }
             group += group_rows;
+        }
+    }
+}
+
+/// Packs one output's weights into its panel.
+fn pack_row(
+    path: &dyn Path,
+    format: Format,
+    column: usize,
+    weights: &[f32],
+    lines: &mut [Line],
+    scales: &mut [f32],
+) {
+    let words = SCALED / format.per_word();
+    for (block, weights) in weights.chunks(SCALED).enumerate() {
+        let lines = &mut lines[block * words * 2..(block + 1) * words * 2];
+        let mut word = |word: usize, value: u32| {
+            lines[word * 2 + column / 16].0[column % 16] = value;
+        };
+        match format {
+            Format::F32 => {
+                for (i, &weight) in weights.iter().enumerate() {
+                    word(i, weight.to_bits());
+                }
+            }
+            Format::Bf16 => {
+                for (i, pair) in weights.chunks(2).enumerate() {
+                    let low = bf16_from(pair[0]);
+                    let high = pair.get(1).map_or(0, |&weight| bf16_from(weight));
+                    word(i, u32::from(low) | u32::from(high) << 16);
+                }
+            }
+            Format::Int8 => {
+                let mut line = Line::ZERO;
+                scales[block * COLUMNS + column] = path.quantize(weights, &mut line).0;
+                for (i, &bytes) in line.0.iter().enumerate() {
+                    // Adding 128 to a byte, modulo 256, is turning its highest bit.
+                    word(i, bytes ^ 0x8080_8080);
+                }
+            }
         }
     }
 }

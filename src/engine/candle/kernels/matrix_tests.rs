@@ -16,7 +16,7 @@ fn product(
     (x, w): (&[f32], &[f32]),
     (m, n, k): (usize, usize, usize),
 ) -> Vec<f32> {
-    let matrix = Matrix::pack(format, &[(w, n)], k);
+    let matrix = Matrix::pack(path, pool, format, &[(w, n)], k);
     multiply(path, pool, &matrix, x, m)
 }
 
@@ -167,7 +167,7 @@ fn a_row_is_the_same_bit_by_bit_whatever_rows_are_beside_it() {
     let (x, w) = (random.normals(60 * k), random.normals(n * k));
     for path in paths() {
         for format in FORMATS {
-            let matrix = Matrix::pack(format, &[(&w, n)], k);
+            let matrix = Matrix::pack(path, &pool, format, &[(&w, n)], k);
             let all = multiply(path, &pool, &matrix, &x, 60);
             for (first, rows) in [(0, 1), (5, 2), (59, 1), (7, 13), (20, 31)] {
                 let some = multiply(path, &pool, &matrix, &x[first * k..(first + rows) * k], rows);
@@ -186,8 +186,8 @@ fn matrices_below_each_other_are_one() {
     for path in paths() {
         for format in FORMATS {
             let parts = [(&w[..50 * k], 50), (&w[50 * k..53 * k], 3), (&w[53 * k..], 37)];
-            let parts = Matrix::pack(format, &parts, k);
-            let whole = Matrix::pack(format, &[(&w, 90)], k);
+            let parts = Matrix::pack(path, &pool, format, &parts, k);
+            let whole = Matrix::pack(path, &pool, format, &[(&w, 90)], k);
             assert_eq!(parts.n(), 90);
             assert!(
                 multiply(path, &pool, &parts, &x, 3) == multiply(path, &pool, &whole, &x, 3)
@@ -198,7 +198,8 @@ fn matrices_below_each_other_are_one() {
 
 #[test]
 fn bytes_take_a_little_more_than_a_byte_for_each_weight() {
-    let matrix = Matrix::pack(Format::Int8, &[(&[0.5; 64 * 640], 64)], 640);
+    let (path, pool) = (paths()[0], Pool::new(1).unwrap());
+    let matrix = Matrix::pack(path, &pool, Format::Int8, &[(&[0.5; 64 * 640], 64)], 640);
     assert_eq!(matrix.bytes(), 64 * 640 + 64 * 640 / 64 * 4);
 }
 

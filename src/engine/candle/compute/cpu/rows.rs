@@ -1,0 +1,94 @@
+//! Activations between the operations, in memory that is used again.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use super::super::super::kernels::{Activations, Buffer};
+
+/// What a row set is made of.
+#[derive(Default)]
+struct Memory {
+    values: Buffer,
+    packed: Activations,
+}
+
+/// Memory of rows that are gone.
+#[derive(Clone, Default)]
+pub(super) struct Spare(Arc<Mutex<Vec<Memory>>>);
+
+impl Spare {
+    /// Rows whose values are not said.
+    pub(super) fn rows(&self, count: usize, width: usize) -> Rows {
+        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut memory = all.pop().unwrap_or_default();
+        drop(all);
+        memory.values.resize(count * width);
+        Rows {
+            count,
+            width,
+            memory,
+            packed: false,
+            home: self.clone(),
+        }
+    }
+}
+
+/// Activations `[count, width]`.
+pub(crate) struct Rows {
+    count: usize,
+    width: usize,
+    memory: Memory,
+    /// Whether the values are packed for a linear layer as well.
+    packed: bool,
+    home: Spare,
+}
+
+impl Rows {
+    /// How many.
+    pub(crate) fn count(&self) -> usize {
+        self.count
+    }
+
+    /// Values in each.
+    pub(crate) fn width(&self) -> usize {
+        self.width
+    }
+
+    /// All of them.
+    pub(super) fn values(&self) -> &[f32] {
+        &self.memory.values
+    }
+
+    /// All of them, to be changed: what was packed is no longer.
+    pub(super) fn values_mut(&mut self) -> &mut [f32] {
+        self.packed = false;
+        &mut self.memory.values
+    }
+
+    /// One of them.
+    pub(super) fn row(&self, row: usize) -> &[f32] {
+        &self.memory.values[row * self.width..(row + 1) * self.width]
+    }
+
+    /// Values and packed values, to be filled together.
+    pub(super) fn parts(&mut self) -> (&mut [f32], &mut Activations) {
+        (&mut self.memory.values, &mut self.memory.packed)
+    }
+
+    /// Says that both are filled.
+    pub(super) fn set_packed(&mut self) {
+        self.packed = true;
+    }
+
+    /// Packed for a linear layer, where they are.
+    pub(super) fn packed(&self) -> Option<&Activations> {
+        self.packed.then_some(&self.memory.packed)
+    }
+}
+
+impl Drop for Rows {
+    fn drop(&mut self) {
+        let memory = std::mem::take(&mut self.memory);
+        let mut all = self.home.0.lock().unwrap_or_else(PoisonError::into_inner);
+        all.push(memory);
+    }
+}
