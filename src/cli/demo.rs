@@ -39,7 +39,7 @@ pub struct Args {
 }
 
 /// All but the broker, the paths and the folder.
-const CONFIG: &str = include_str!("../../config/demo.toml");
+pub(super) const CONFIG: &str = include_str!("../../config/demo.toml");
 
 /// The demo ends by itself before five minutes are over: what is under way then is finished first.
 const TIME_LIMIT: Duration = Duration::from_secs(270);
