@@ -10,7 +10,7 @@ mod gguf;
 mod model;
 #[allow(dead_code)]
 mod sample;
-#[allow(dead_code)]
+#[allow(dead_code, unused_imports)]
 mod scheduler;
 #[allow(dead_code)]
 mod step;
