@@ -75,7 +75,7 @@ impl Blocks {
     /// An empty cache of `count` blocks.
     pub(crate) fn new(count: usize) -> Self {
         // The last number stands for no parent.
-        let count = u32::try_from(count).unwrap_or(ROOT).min(ROOT);
+        let count = u32::try_from(count).unwrap_or(ROOT);
         Self {
             users: vec![0; count as usize],
             entries: (0..count).map(|_| None).collect(),

@@ -44,18 +44,19 @@ pub(crate) fn choose(sampling: &Sampling, n: usize, logits: &[f32]) -> Result<u3
     if temperature <= 0.0 {
         return Ok(id(best));
     }
+    let mut tokens: Vec<(usize, f32)> = logits.iter().copied().enumerate().collect();
+    let k = match top_k as usize {
+        0 => tokens.len(),
+        k => k.min(tokens.len()),
+    };
+    if k < tokens.len() {
+        tokens.select_nth_unstable_by(k, order);
+        tokens.truncate(k);
+        tokens.sort_unstable_by(order);
+    }
     // The likeliest token weighs 1, all others less.
     let weight = |l: f32| ((f64::from(l) - f64::from(highest)) / temperature).exp();
-    let mut candidates: Vec<(usize, f64)> = logits.iter().map(|&l| weight(l)).enumerate().collect();
-    let k = match top_k as usize {
-        0 => candidates.len(),
-        k => k.min(candidates.len()),
-    };
-    if k < candidates.len() {
-        candidates.select_nth_unstable_by(k, order);
-        candidates.truncate(k);
-        candidates.sort_unstable_by(order);
-    }
+    let mut candidates: Vec<(usize, f64)> = tokens.iter().map(|&(i, l)| (i, weight(l))).collect();
     if top_p < 1.0 {
         let all: f64 = candidates.iter().map(|c| c.1).sum();
         keep_nucleus(&mut candidates, top_p * all);
@@ -100,8 +101,12 @@ fn keep_nucleus(candidates: &mut Vec<(usize, f64)>, mass: f64) {
 }
 
 /// The likelier first, of equals the first.
-fn order(a: &(usize, f64), b: &(usize, f64)) -> std::cmp::Ordering {
-    b.1.total_cmp(&a.1).then(a.0.cmp(&b.0))
+fn order<N: PartialOrd>(a: &(usize, N), b: &(usize, N)) -> std::cmp::Ordering {
+    // No logit is NaN here.
+    let likelier = b.1.partial_cmp(&a.1);
+    likelier
+        .unwrap_or(std::cmp::Ordering::Equal)
+        .then(a.0.cmp(&b.0))
 }
 
 fn highest(logits: &[f32]) -> Result<(usize, f32), Fault> {

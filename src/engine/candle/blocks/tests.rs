@@ -244,18 +244,17 @@ proptest! {
                 }
             } else {
                 let index = which % open.len();
-                match action {
-                    2 => blocks.release(open.swap_remove(index).0),
-                    _ => {
-                        let (table, text, done) = &mut open[index];
-                        let until = (*done + len).min(text.len());
-                        for position in *done..until {
-                            let block = table.blocks()[position / BLOCK];
-                            held[block as usize][position % BLOCK] = text[..=position].to_vec();
-                        }
-                        *done = until;
-                        blocks.publish(table, text, until);
+                if action == 2 {
+                    blocks.release(open.swap_remove(index).0);
+                } else {
+                    let (table, text, done) = &mut open[index];
+                    let until = (*done + len).min(text.len());
+                    for position in *done..until {
+                        let block = table.blocks()[position / BLOCK];
+                        held[block as usize][position % BLOCK] = text[..=position].to_vec();
                     }
+                    *done = until;
+                    blocks.publish(table, text, until);
                 }
             }
             blocks.verify(&open.iter().map(|o| &o.0).collect::<Vec<_>>());

@@ -56,7 +56,7 @@ pub(crate) struct Experience {
 }
 
 impl Experience {
-    /// Without any phrases; the rates begin with what was measured on MovieLens profiles.
+    /// Without any phrases; the rates begin with what was measured on `MovieLens` profiles.
     pub(crate) fn new() -> Self {
         let mut rates = [0.5; Kind::COUNT];
         rates[..LONGEST].copy_from_slice(&[0.3, 0.5, 0.6, 0.8]);

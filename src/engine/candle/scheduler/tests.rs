@@ -25,9 +25,17 @@ fn check(scheduler: &Scheduler) {
     scheduler.blocks.verify(&tables);
     for sequence in &scheduler.running {
         assert!(sequence.pending() > 0 && sequence.remaining() > 0);
+        let blocks = sequence.tokens.len().div_ceil(BLOCK);
         assert!(sequence.table.positions() >= sequence.computed);
+        assert!(
+            sequence.table.blocks().len() <= blocks,
+            "a rejected draft's blocks"
+        );
     }
     for sequence in &scheduler.waiting {
         assert!(sequence.table.blocks().is_empty() && sequence.computed == 0);
     }
+    // The tests number their requests in the order of arrival.
+    let ids = scheduler.running.iter().chain(&scheduler.waiting);
+    assert!(ids.map(|s| s.request.id).is_sorted(), "out of order");
 }

@@ -88,6 +88,37 @@ fn the_instructions_of_requests_that_come_together_are_computed_once() {
 }
 
 #[test]
+fn nobody_waits_for_what_will_not_be_found() {
+    let (mut scheduler, mut fake) = scheduler(limits());
+    // Alike in their first 30 tokens, which fill no block; alike in 10 of a full block, which are not worth a step.
+    let (mut first, mut second) = (text(1, 10), text(1, 30));
+    first.extend(text(2, 60));
+    second.push(1);
+    for (id, prompt) in [first, second, text(1, 31)].into_iter().enumerate() {
+        scheduler.submit(request(id as u64, prompt, 1)).unwrap();
+    }
+    scheduler.step(&mut fake);
+    assert_eq!(fake.steps[0].spans.len(), 3);
+}
+
+#[test]
+fn nobody_begins_who_would_be_sent_back_at_once() {
+    let (mut scheduler, mut fake) = scheduler(Limits {
+        blocks: 4,
+        ..limits()
+    });
+    // Two blocks each. The first needs a third soon.
+    for id in 0..2 {
+        let prompt = answered(id as u32 * 100, 60, 30, |a| a.0.len() == 30);
+        scheduler.submit(request(id, prompt, 30)).unwrap();
+    }
+    scheduler.step(&mut fake);
+    assert_eq!(scheduler.gauges().running, 1);
+    all(&mut scheduler, &mut fake);
+    assert_eq!(scheduler.counters().preemptions, 0);
+}
+
+#[test]
 fn a_prefix_is_found_again_after_its_last_user_left() {
     let (mut scheduler, mut fake) = scheduler(limits());
     scheduler.submit(request(0, text(1, 100), 1)).unwrap();
