@@ -268,7 +268,7 @@ fn tokenizers_and_templates_that_cannot_serve_are_refused_by_what_they_lack() {
         ("expected a map", |p| {
             p.tokenizer["model"]["vocab"] = json!([["a", 1]])
         }),
-        ("nowhere", |p| {
+        ("`no` out of vocabulary", |p| {
             p.tokenizer["model"]["merges"] = json!([["no", "where"]])
         }),
         ("vocabulary is 256", |p| p.vocab = 256),
