@@ -5,4 +5,5 @@ set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 scripts/fetch-kafka.sh >/dev/null
 scripts/fetch-model.sh
+scripts/fetch-tokenizers.sh
 cargo test --locked "$@" </dev/null

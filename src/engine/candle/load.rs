@@ -39,6 +39,8 @@ pub(crate) struct Wanted<'a> {
 /// Weights by the names that Hugging Face gives them, one at a time, so that the whole model is never in memory in f32.
 pub(crate) trait Tensors: Send {
     /// Whether there is such a tensor.
+    // The reference takes what the sizes name and does not ask; other forwards may.
+    #[allow(dead_code)]
     fn has(&self, name: &str) -> bool;
 
     /// The tensor in f32 on the CPU, the adapter merged; its shape must be `shape`. It can be taken again, and is read again then.

@@ -124,9 +124,7 @@ impl Speech {
 
 /// What the folder of a `tokenizer.json` says of how the model is spoken to.
 pub(super) fn beside(tokenizer_file: &Path) -> Result<Option<Speech>, Error> {
-    tokenizer_file
-        .parent()
-        .map_or(Ok(None), |folder| Speech::of(folder))
+    tokenizer_file.parent().map_or(Ok(None), Speech::of)
 }
 
 /// One template, or several by name, of which `default` is ours.

@@ -55,7 +55,11 @@ pub(super) fn load(path: &Path, wanted: &Wanted<'_>) -> Result<Loaded, Error> {
 }
 
 /// The model in those bytes; `path` is what errors name.
-pub(super) fn read(path: &Path, source: Box<dyn Source>, wanted: &Wanted<'_>) -> Result<Loaded, Error> {
+pub(super) fn read(
+    path: &Path,
+    source: Box<dyn Source>,
+    wanted: &Wanted<'_>,
+) -> Result<Loaded, Error> {
     let (spec, mut stored, header) = open(path, source)?;
     let mut files = vec![path.to_owned()];
     let meta = Meta(&header);

@@ -8,7 +8,7 @@ use std::ffi::OsString;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use hf_hub::api::sync::{Api, ApiBuilder, ApiRepo};
+use hf_hub::api::sync::{Api, ApiBuilder, ApiError, ApiRepo};
 use hf_hub::{Cache, Repo, RepoType};
 
 use super::folder::{CONFIG, INDEX, SETTINGS, TOKENIZER, WEIGHTS, shards};
@@ -196,7 +196,15 @@ impl Files<'_> {
         }
         let told = Told::new(self.id.to_string(), name.to_owned());
         let path = self.repo.download_with_progress(name, told);
-        let path = path.map_err(|e| fail(&e.to_string()))?;
+        let path = path.map_err(|e| {
+            if matches!(e, ApiError::InvalidResume) {
+                // It would never be gone on with; the next start begins anew.
+                let repo = Repo::new(self.id.repo.clone(), RepoType::Model);
+                let blob = self.hub.cache.repo(repo).blob_path(metadata.etag());
+                let _ = fs::remove_file(blob.with_extension("part"));
+            }
+            fail(&e.to_string())
+        })?;
         let held = fs::metadata(&path).map_err(|e| fail(&e.to_string()))?.len();
         if held != metadata.size() as u64 {
             // Else it would be taken as whole at the next start.

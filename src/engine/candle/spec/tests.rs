@@ -55,7 +55,10 @@ fn qwen3s_and_llama_3s_sizes_are_read() {
         original_context: 8192,
     };
     assert_eq!(spec.rope_scaling, Some(scaling));
-    assert_eq!((spec.head_dim, spec.tied, spec.head_norms), (64, true, false));
+    assert_eq!(
+        (spec.head_dim, spec.tied, spec.head_norms),
+        (64, true, false)
+    );
 }
 
 #[test]
@@ -84,28 +87,48 @@ fn rotary_parameters_are_found_where_transformers_5_keeps_them() {
         Spec::from_config(&config).unwrap(),
         Spec::from_config(&llama3()).unwrap()
     );
-    let plain = with(qwen3(), "rope_parameters", json!({"rope_type": "default", "rope_theta": 5e5}));
+    let plain = with(
+        qwen3(),
+        "rope_parameters",
+        json!({"rope_type": "default", "rope_theta": 5e5}),
+    );
     assert_eq!(Spec::from_config(&plain).unwrap().rope_theta, 5e5);
 }
 
 #[test]
 fn what_is_not_computed_is_refused_by_its_key() {
-    let yarn = json!({"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32768});
+    let yarn =
+        json!({"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32768});
     for (key, value, word) in [
         ("model_type", json!("mistral"), "mistral"),
         ("use_sliding_window", json!(true), "sliding_window"),
-        ("layer_types", json!(["full_attention", "sliding_attention"]), "layer_types"),
+        (
+            "layer_types",
+            json!(["full_attention", "sliding_attention"]),
+            "layer_types",
+        ),
         ("attention_bias", json!(true), "attention_bias"),
         ("mlp_bias", json!(true), "mlp_bias"),
         ("hidden_act", json!("gelu"), "hidden_act gelu"),
         ("rope_scaling", yarn, "yarn"),
-        ("rope_scaling", json!({"type": "linear", "factor": 2.0}), "linear"),
+        (
+            "rope_scaling",
+            json!({"type": "linear", "factor": 2.0}),
+            "linear",
+        ),
         ("rope_scaling", json!({"factor": 2.0}), "none"),
         ("partial_rotary_factor", json!(0.5), "partial_rotary_factor"),
-        ("quantization_config", json!({"quant_method": "gptq"}), "quantization_config"),
+        (
+            "quantization_config",
+            json!({"quant_method": "gptq"}),
+            "quantization_config",
+        ),
     ] {
         let error = Spec::from_config(&with(qwen3(), key, value)).unwrap_err();
-        assert!(error.contains(word) && error.contains("not supported"), "{key}: {error}");
+        assert!(
+            error.contains(word) && error.contains("not supported"),
+            "{key}: {error}"
+        );
     }
     let error = Spec::from_config(&with(llama3(), "sliding_window", json!(4096))).unwrap_err();
     assert!(error.contains("sliding_window"), "{error}");
@@ -138,7 +161,11 @@ fn sizes_that_cannot_be_are_refused_by_name() {
         let error = Spec::from_config(&with(qwen3(), key, value)).unwrap_err();
         assert!(error.contains(word), "{key}: {error}");
     }
-    let unsplit = with(with(llama3(), "head_dim", Value::Null), "num_attention_heads", json!(30));
+    let unsplit = with(
+        with(llama3(), "head_dim", Value::Null),
+        "num_attention_heads",
+        json!(30),
+    );
     let error = Spec::from_config(&unsplit).unwrap_err();
     assert!(error.contains("cannot be split"), "{error}");
     let mut flat = llama3();
@@ -168,6 +195,9 @@ fn every_weight_of_a_model_is_named_once() {
     assert_eq!(names.len(), weights.len());
     assert_eq!(weights.len(), 36 * 11 + 3);
     // 8.2 thousand million parameters, as the model's card says.
-    let count: usize = weights.iter().map(|(_, s)| s.iter().product::<usize>()).sum();
+    let count: usize = weights
+        .iter()
+        .map(|(_, s)| s.iter().product::<usize>())
+        .sum();
     assert_eq!(count, 8_190_735_360);
 }

@@ -3,8 +3,8 @@
 use std::collections::HashMap;
 use std::fs;
 
-use candle_core::{DType, Device};
 use candle_core::quantized::GgmlDType;
+use candle_core::{DType, Device};
 use serde_json::{Value, json};
 
 use super::super::super::made::{Made, small, tensor};
@@ -44,7 +44,11 @@ fn by_hand(weight: &Tensor, adapter: &Tensors, module: &str, factor: f64) -> Vec
     let mut all = rows(weight);
     for (row, b) in all.iter_mut().zip(&b) {
         for (j, w) in row.iter_mut().enumerate() {
-            let dot: f64 = b.iter().zip(&a).map(|(b, a)| f64::from(*b) * f64::from(a[j])).sum();
+            let dot: f64 = b
+                .iter()
+                .zip(&a)
+                .map(|(b, a)| f64::from(*b) * f64::from(a[j]))
+                .sum();
             *w = (f64::from(*w) + factor * dot) as f32;
         }
     }
@@ -78,20 +82,40 @@ fn merged_weights_are_those_computed_by_hand_from_a_folder_and_from_gguf() {
                 thinking: false,
             })
             .unwrap();
-            assert!(loaded.files.iter().filter(|f| f.starts_with(at("adapter"))).count() == 2);
+            assert!(
+                loaded
+                    .files
+                    .iter()
+                    .filter(|f| f.starts_with(at("adapter")))
+                    .count()
+                    == 2
+            );
             let divisor = |rank: f64| if root { rank.sqrt() } else { rank };
-            let factors = [(Q, 8.0 / divisor(4.0)), (K, 5.0 / divisor(2.0)), (DOWN, 8.0 / divisor(3.0))];
+            let factors = [
+                (Q, 8.0 / divisor(4.0)),
+                (K, 5.0 / divisor(2.0)),
+                (DOWN, 8.0 / divisor(3.0)),
+            ];
             for (name, shape) in small().weights() {
                 let found = loaded.tensors.take(&name, &shape).unwrap();
                 let own = &made.tensors[&name];
-                let Some((module, factor)) = factors.iter().find(|(m, _)| name == format!("{m}.weight")) else {
+                let Some((module, factor)) =
+                    factors.iter().find(|(m, _)| name == format!("{m}.weight"))
+                else {
                     let same = found.flatten_all().unwrap().to_vec1::<f32>().unwrap();
-                    assert_eq!(same, own.flatten_all().unwrap().to_vec1::<f32>().unwrap(), "{name}");
+                    assert_eq!(
+                        same,
+                        own.flatten_all().unwrap().to_vec1::<f32>().unwrap(),
+                        "{name}"
+                    );
                     continue;
                 };
                 let wanted = by_hand(own, &tensors, module, *factor);
                 for (found, wanted) in rows(&found).iter().flatten().zip(wanted.iter().flatten()) {
-                    assert!((found - wanted).abs() < 1e-5, "{name} of {model}: {found} {wanted}");
+                    assert!(
+                        (found - wanted).abs() < 1e-5,
+                        "{name} of {model}: {found} {wanted}"
+                    );
                 }
             }
         }
@@ -132,24 +156,66 @@ fn an_adapter_that_does_not_fit_the_model_is_refused_by_tensor() {
         (with(&a, zeros(&[32, 4])), [a.as_str(), "[32, 4]"]),
         (with(&b, zeros(&[31, 4])), [b.as_str(), "[31, 4]"]),
         (with(&b, zeros(&[32, 5])), [b.as_str(), "rank 4"]),
-        (with("base_model.model.model.layers.9.mlp.up_proj.lora_A.weight", zeros(&[4, 32])), ["layers.9", "does not have"]),
-        (with("base_model.model.model.norm.lora_A.weight", zeros(&[4, 32])), ["norm", "no matrix"]),
-        (with("base_model.model.lm_head.lora_A.weight", zeros(&[4, 32])), ["lm_head", "shares with its embedding"]),
-        (with("base_model.model.model.embed_tokens.lora_embedding_A", zeros(&[4, 300])), ["lora_embedding_A", "no part"]),
-        (with(&a.replace("lora_A.weight", "lora_magnitude_vector"), zeros(&[32])), ["lora_magnitude_vector", "no part"]),
+        (
+            with(
+                "base_model.model.model.layers.9.mlp.up_proj.lora_A.weight",
+                zeros(&[4, 32]),
+            ),
+            ["layers.9", "does not have"],
+        ),
+        (
+            with("base_model.model.model.norm.lora_A.weight", zeros(&[4, 32])),
+            ["norm", "no matrix"],
+        ),
+        (
+            with("base_model.model.lm_head.lora_A.weight", zeros(&[4, 32])),
+            ["lm_head", "shares with its embedding"],
+        ),
+        (
+            with(
+                "base_model.model.model.embed_tokens.lora_embedding_A",
+                zeros(&[4, 300]),
+            ),
+            ["lora_embedding_A", "no part"],
+        ),
+        (
+            with(
+                &a.replace("lora_A.weight", "lora_magnitude_vector"),
+                zeros(&[32]),
+            ),
+            ["lora_magnitude_vector", "no part"],
+        ),
         (Tensors::new(), ["adapter_model.safetensors", "empty"]),
     ] {
         let error = refusal(&plain, &tensors);
-        assert!(error.contains("adapter_model.safetensors") && words.iter().all(|w| error.contains(w)), "{error}");
+        assert!(
+            error.contains("adapter_model.safetensors") && words.iter().all(|w| error.contains(w)),
+            "{error}"
+        );
     }
     let other = json!({"r": 4, "lora_alpha": 8, "rank_pattern": {"q_proj": 8}});
     let error = refusal(&other, &sound);
     assert!(error.contains("rank 8"), "{error}");
     let error = refusal(&json!({"r": 0, "lora_alpha": 8}), &sound);
-    assert!(error.contains("adapter_config.json") && error.contains("rank of r is 0"), "{error}");
+    assert!(
+        error.contains("adapter_config.json") && error.contains("rank of r is 0"),
+        "{error}"
+    );
+    write(&at("adapter"), &plain, &sound);
     fs::remove_file(at("adapter").join("adapter_model.safetensors")).unwrap();
-    let error = load(&Wanted { model: &at("model"), adapter: Some(&at("adapter")), tokenizer: None, thinking: false });
-    assert!(error.err().unwrap().to_string().contains("adapter_model.safetensors"));
+    let error = load(&Wanted {
+        model: &at("model"),
+        adapter: Some(&at("adapter")),
+        tokenizer: None,
+        thinking: false,
+    });
+    assert!(
+        error
+            .err()
+            .unwrap()
+            .to_string()
+            .contains("adapter_model.safetensors")
+    );
 }
 
 #[test]
@@ -170,6 +236,13 @@ fn an_adapter_that_makes_weights_endless_is_named() {
         thinking: false,
     })
     .unwrap();
-    let error = loaded.tensors.take(&format!("{Q}.weight"), &[32, 32]).unwrap_err().to_string();
-    assert!(error.contains("adapter_model.safetensors") && error.contains("no longer finite"), "{error}");
+    let error = loaded
+        .tensors
+        .take(&format!("{Q}.weight"), &[32, 32])
+        .unwrap_err()
+        .to_string();
+    assert!(
+        error.contains("adapter_model.safetensors") && error.contains("no longer finite"),
+        "{error}"
+    );
 }

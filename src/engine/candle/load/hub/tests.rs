@@ -53,7 +53,9 @@ impl Server {
             .route("/{owner}/{name}/resolve/{revision}/{*file}", get(resolve))
             .route("/blobs/{*file}", get(blob))
             .with_state(Arc::clone(&shelf));
-        let listener = runtime.block_on(tokio::net::TcpListener::bind("127.0.0.1:0")).unwrap();
+        let listener = runtime
+            .block_on(tokio::net::TcpListener::bind("127.0.0.1:0"))
+            .unwrap();
         let endpoint = format!("http://{}", listener.local_addr().unwrap());
         runtime.spawn(async move { axum::serve(listener, routes).await });
         Self {
@@ -75,7 +77,8 @@ impl Server {
     }
 
     fn fetch(&self, id: &str) -> Result<PathBuf, Error> {
-        self.hub().fetch(&Id::of(Path::new(id)).unwrap().unwrap(), true)
+        self.hub()
+            .fetch(&Id::of(Path::new(id)).unwrap().unwrap(), true)
     }
 
     fn refusal(&self, id: &str) -> String {
@@ -88,13 +91,19 @@ impl Server {
 }
 
 fn answer(status: u16, headers: &[(&str, &str)], body: Vec<u8>) -> Response<Body> {
-    let builder = headers.iter().fold(Response::builder().status(status), |b, (k, v)| b.header(*k, *v));
+    let builder = headers
+        .iter()
+        .fold(Response::builder().status(status), |b, (k, v)| {
+            b.header(*k, *v)
+        });
     builder.body(Body::from(body)).unwrap()
 }
 
 fn allowed(shelf: &Shelf, headers: &HeaderMap) -> bool {
     let given = headers.get("authorization").and_then(|v| v.to_str().ok());
-    shelf.token.is_none_or(|token| given == Some(&format!("Bearer {token}")))
+    shelf
+        .token
+        .is_none_or(|token| given == Some(&format!("Bearer {token}")))
 }
 
 async fn list(
@@ -110,9 +119,17 @@ async fn list(
     if !["main", "v1", COMMIT].contains(&revision.as_str()) {
         return answer(404, &[], Vec::new());
     }
-    let siblings: Vec<_> = shelf.files.keys().map(|name| json!({"rfilename": name})).collect();
+    let siblings: Vec<_> = shelf
+        .files
+        .keys()
+        .map(|name| json!({"rfilename": name}))
+        .collect();
     let text = json!({"id": "someone/tiny", "sha": COMMIT, "siblings": siblings});
-    answer(200, &[("content-type", "application/json")], text.to_string().into())
+    answer(
+        200,
+        &[("content-type", "application/json")],
+        text.to_string().into(),
+    )
 }
 
 /// Small files come at once; large ones lie elsewhere, as the hub has it.
@@ -128,35 +145,81 @@ async fn resolve(
     if !allowed(&shelf, &headers) {
         return answer(401, &[], Vec::new());
     }
-    let etag = format!("\"{}\"", shelf.etag.map_or_else(|| blake3::hash(bytes).to_hex().to_string(), str::to_owned));
+    let etag = format!(
+        "\"{}\"",
+        shelf
+            .etag
+            .map_or_else(|| blake3::hash(bytes).to_hex().to_string(), str::to_owned)
+    );
     if file.ends_with(".safetensors") || file.ends_with(".gguf") {
         let location = format!("/blobs/{file}");
-        let headers = [("location", location.as_str()), ("x-linked-etag", &etag), ("x-repo-commit", COMMIT), ("etag", "\"other\"")];
+        let headers = [
+            ("location", location.as_str()),
+            ("x-linked-etag", &etag),
+            ("x-repo-commit", COMMIT),
+            ("etag", "\"other\""),
+        ];
         return answer(302, &headers, Vec::new());
     }
     range(&shelf, &file, bytes, &headers, &etag)
 }
 
-async fn blob(State(shelf): State<Arc<Shelf>>, Part(file): Part<String>, headers: HeaderMap) -> Response<Body> {
+async fn blob(
+    State(shelf): State<Arc<Shelf>>,
+    Part(file): Part<String>,
+    headers: HeaderMap,
+) -> Response<Body> {
     match shelf.files.get(&file) {
         Some(bytes) => {
-            let etag = format!("\"{}\"", shelf.etag.map_or_else(|| blake3::hash(bytes).to_hex().to_string(), str::to_owned));
+            let etag = format!(
+                "\"{}\"",
+                shelf
+                    .etag
+                    .map_or_else(|| blake3::hash(bytes).to_hex().to_string(), str::to_owned)
+            );
             range(&shelf, &file, bytes, &headers, &etag)
         }
         None => answer(404, &[], Vec::new()),
     }
 }
 
-fn range(shelf: &Shelf, file: &str, bytes: &[u8], headers: &HeaderMap, etag: &str) -> Response<Body> {
-    let wanted = headers.get("range").and_then(|v| v.to_str().ok()).unwrap_or("bytes=0-");
-    let (from, to) = wanted.strip_prefix("bytes=").unwrap().split_once('-').unwrap();
+fn range(
+    shelf: &Shelf,
+    file: &str,
+    bytes: &[u8],
+    headers: &HeaderMap,
+    etag: &str,
+) -> Response<Body> {
+    let wanted = headers
+        .get("range")
+        .and_then(|v| v.to_str().ok())
+        .unwrap_or("bytes=0-");
+    let (from, to) = wanted
+        .strip_prefix("bytes=")
+        .unwrap()
+        .split_once('-')
+        .unwrap();
     let from: usize = from.parse().unwrap();
-    let to = to.parse().map_or(bytes.len(), |to: usize| (to + 1).min(bytes.len()));
-    shelf.asked.lock().unwrap().push(format!("bytes {file} {from}-{to}"));
+    let to = to
+        .parse()
+        .map_or(bytes.len(), |to: usize| (to + 1).min(bytes.len()));
+    shelf
+        .asked
+        .lock()
+        .unwrap()
+        .push(format!("bytes {file} {from}-{to}"));
     let part = bytes[from..to].to_vec();
-    let held = if shelf.short == Some(file) { bytes.len() + 5 } else { bytes.len() };
+    let held = if shelf.short == Some(file) {
+        bytes.len() + 5
+    } else {
+        bytes.len()
+    };
     let content = format!("bytes {from}-{}/{held}", to.saturating_sub(1));
-    let headers = [("content-range", content.as_str()), ("etag", etag), ("x-repo-commit", COMMIT)];
+    let headers = [
+        ("content-range", content.as_str()),
+        ("etag", etag),
+        ("x-repo-commit", COMMIT),
+    ];
     let mut breaks = shelf.breaks.lock().unwrap();
     if let Some((name, after)) = *breaks
         && name == file
@@ -164,16 +227,23 @@ fn range(shelf: &Shelf, file: &str, bytes: &[u8], headers: &HeaderMap, etag: &st
     {
         *breaks = None;
         // Promises all, gives a part, then the connection is gone.
-        let body = Broken(Some(part[..after].to_vec()));
+        let body = Broken(Some(part[..after].to_vec()), 0);
         let length = part.len().to_string();
-        let builder = headers.iter().fold(Response::builder().status(206), |b, (k, v)| b.header(*k, *v));
-        return builder.header("content-length", length).body(Body::new(body)).unwrap();
+        let builder = headers
+            .iter()
+            .fold(Response::builder().status(206), |b, (k, v)| {
+                b.header(*k, *v)
+            });
+        return builder
+            .header("content-length", length)
+            .body(Body::new(body))
+            .unwrap();
     }
     answer(StatusCode::PARTIAL_CONTENT.as_u16(), &headers, part)
 }
 
-/// A body that fails behind its first part.
-struct Broken(Option<Vec<u8>>);
+/// A body that fails behind its first part, when that has been sent.
+struct Broken(Option<Vec<u8>>, usize);
 
 impl hyper::body::Body for Broken {
     type Data = axum::body::Bytes;
@@ -181,12 +251,19 @@ impl hyper::body::Body for Broken {
 
     fn poll_frame(
         mut self: std::pin::Pin<&mut Self>,
-        _: &mut std::task::Context<'_>,
+        context: &mut std::task::Context<'_>,
     ) -> std::task::Poll<Option<Result<hyper::body::Frame<Self::Data>, Self::Error>>> {
-        std::task::Poll::Ready(Some(match self.0.take() {
-            Some(part) => Ok(hyper::body::Frame::data(part.into())),
-            None => Err(std::io::Error::other("gone")),
-        }))
+        use std::task::Poll::{Pending, Ready};
+        if let Some(part) = self.0.take() {
+            return Ready(Some(Ok(hyper::body::Frame::data(part.into()))));
+        }
+        // What waits to be sent is sent before a body is asked again.
+        self.1 += 1;
+        if self.1 < 10 {
+            context.waker().wake_by_ref();
+            return Pending;
+        }
+        Ready(Some(Err(std::io::Error::other("gone"))))
     }
 }
 
@@ -199,10 +276,18 @@ fn files(shards: usize) -> (Made, BTreeMap<String, Vec<u8>>) {
         .unwrap()
         .map(|entry| {
             let entry = entry.unwrap();
-            (entry.file_name().into_string().unwrap(), fs::read(entry.path()).unwrap())
+            (
+                entry.file_name().into_string().unwrap(),
+                fs::read(entry.path()).unwrap(),
+            )
         })
         .collect();
-    for more in ["README.md", "pytorch_model.bin", "onnx/model.onnx", ".gitattributes"] {
+    for more in [
+        "README.md",
+        "pytorch_model.bin",
+        "onnx/model.onnx",
+        ".gitattributes",
+    ] {
         files.insert(more.to_owned(), vec![0; 10]);
     }
     (made, files)
@@ -210,7 +295,13 @@ fn files(shards: usize) -> (Made, BTreeMap<String, Vec<u8>>) {
 
 fn shelf(shards: usize) -> (Made, Shelf) {
     let (made, files) = files(shards);
-    (made, Shelf { files, ..Shelf::default() })
+    (
+        made,
+        Shelf {
+            files,
+            ..Shelf::default()
+        },
+    )
 }
 
 fn wanted(model: &Path) -> Wanted<'_> {
@@ -232,14 +323,29 @@ fn a_model_is_fetched_without_what_is_not_needed_and_not_fetched_again() {
         let path = server.fetch("hf:someone/tiny").unwrap();
         let mut loaded = folder::load(&path, &wanted(&path)).unwrap();
         let truth = logits(&made.spec, &mut made.tensors.clone(), &TOKENS);
-        assert_eq!(logits(&loaded.spec, loaded.tensors.as_mut(), &TOKENS), truth);
+        assert_eq!(
+            logits(&loaded.spec, loaded.tensors.as_mut(), &TOKENS),
+            truth
+        );
         let asked = server.asked();
         for other in ["README.md", "pytorch_model.bin", "onnx", ".gitattributes"] {
-            assert!(!asked.iter().any(|request| request.contains(other)), "{asked:?}");
+            assert!(
+                !asked.iter().any(|request| request.contains(other)),
+                "{asked:?}"
+            );
         }
-        assert!(asked.iter().any(|request| request.starts_with("bytes model")), "{asked:?}");
+        assert!(
+            asked
+                .iter()
+                .any(|request| request.starts_with("bytes model")),
+            "{asked:?}"
+        );
         // The layout that the hub's other tools share.
-        let shared = server.cache.path().join("hub/models--someone--tiny/snapshots").join(COMMIT);
+        let shared = server
+            .cache
+            .path()
+            .join("hub/models--someone--tiny/snapshots")
+            .join(COMMIT);
         assert_eq!(path, shared);
         assert_eq!(server.fetch("hf:someone/tiny").unwrap(), path);
         assert_eq!(server.asked(), [] as [&str; 0]);
@@ -258,10 +364,13 @@ fn a_fetch_that_was_broken_off_goes_on_where_it_was() {
     let path = server.fetch("hf:someone/tiny").unwrap();
     assert_eq!(fs::read(path.join("model.safetensors")).unwrap(), whole);
     let asked = server.asked();
-    let resumed = asked.iter().filter_map(|r| r.strip_prefix("bytes model.safetensors ")).any(|range| {
-        let (from, _) = range.split_once('-').unwrap();
-        (1..=1000).contains(&from.parse::<usize>().unwrap())
-    });
+    let resumed = asked
+        .iter()
+        .filter_map(|r| r.strip_prefix("bytes model.safetensors "))
+        .any(|range| {
+            let (from, _) = range.split_once('-').unwrap();
+            (1..=1000).contains(&from.parse::<usize>().unwrap())
+        });
     assert!(resumed, "{asked:?}");
 }
 
@@ -272,7 +381,10 @@ fn a_file_that_never_comes_whole_is_named_and_not_kept() {
     let server = Server::new(shelf);
     for _ in 0..2 {
         let error = server.refusal("hf:someone/tiny");
-        assert!(error.contains("someone/tiny") && error.contains("model.safetensors"), "{error}");
+        assert!(
+            error.contains("someone/tiny") && error.contains("model.safetensors"),
+            "{error}"
+        );
         assert!(error.contains("start again"), "{error}");
     }
 }
@@ -283,17 +395,37 @@ fn one_gguf_file_is_fetched_alone() {
     let dir = tempfile::tempdir().unwrap();
     made.gguf(&dir.path().join("m.gguf"), GgmlDType::Q8_0);
     let bytes = fs::read(dir.path().join("m.gguf")).unwrap();
-    let files = BTreeMap::from([("q/tiny-Q8_0.gguf".to_owned(), bytes.clone()), ("tiny-Q4_0.gguf".to_owned(), bytes)]);
-    let server = Server::new(Shelf { files, ..Shelf::default() });
+    let files = BTreeMap::from([
+        ("q/tiny-Q8_0.gguf".to_owned(), bytes.clone()),
+        ("tiny-Q4_0.gguf".to_owned(), bytes),
+    ]);
+    let server = Server::new(Shelf {
+        files,
+        ..Shelf::default()
+    });
     let path = server.fetch("hf:someone/tiny:q/tiny-Q8_0.gguf").unwrap();
     assert!(gguf::load(&path, &wanted(&path)).is_ok());
-    assert!(!server.asked().iter().any(|request| request.contains("Q4_0")));
-    assert_eq!(server.fetch("hf:someone/tiny:q/tiny-Q8_0.gguf").unwrap(), path);
+    assert!(
+        !server
+            .asked()
+            .iter()
+            .any(|request| request.contains("Q4_0"))
+    );
+    assert_eq!(
+        server.fetch("hf:someone/tiny:q/tiny-Q8_0.gguf").unwrap(),
+        path
+    );
     assert_eq!(server.asked(), [] as [&str; 0]);
     let error = server.refusal("hf:someone/tiny");
-    assert!(error.contains("name one of them") && error.contains("tiny-Q4_0.gguf"), "{error}");
+    assert!(
+        error.contains("name one of them") && error.contains("tiny-Q4_0.gguf"),
+        "{error}"
+    );
     let error = server.refusal("hf:someone/tiny:none.gguf");
-    assert!(error.contains("none.gguf") && error.contains("no such file"), "{error}");
+    assert!(
+        error.contains("none.gguf") && error.contains("no such file"),
+        "{error}"
+    );
 }
 
 #[test]
@@ -309,7 +441,10 @@ fn the_token_is_sent_and_its_lack_is_told() {
     });
     let id = Id::of(Path::new("hf:someone/tiny")).unwrap().unwrap();
     let error = stranger.unwrap().fetch(&id, true).unwrap_err().to_string();
-    assert!(error.contains("401") && error.contains("HF_TOKEN"), "{error}");
+    assert!(
+        error.contains("401") && error.contains("HF_TOKEN"),
+        "{error}"
+    );
     // The token that the hub's own tool has left in the cache.
     fs::create_dir_all(server.cache.path().join("third")).unwrap();
     fs::write(server.cache.path().join("third/token"), "secret-token\n").unwrap();
@@ -327,25 +462,40 @@ fn what_is_not_on_the_hub_is_an_error_with_repository_file_and_way_out() {
     let server = Server::new(shelf);
     for id in ["hf:someone/else", "hf:someone/tiny@v9"] {
         let error = server.refusal(id);
-        assert!(error.contains(id) && error.contains("is the name right"), "{error}");
+        assert!(
+            error.contains(id) && error.contains("is the name right"),
+            "{error}"
+        );
     }
     let (_, mut files) = files(1);
     files.remove("tokenizer.json");
-    let server = Server::new(Shelf { files, ..Shelf::default() });
+    let server = Server::new(Shelf {
+        files,
+        ..Shelf::default()
+    });
     let error = server.refusal("hf:someone/tiny");
-    assert!(error.contains("tokenizer.json") && error.contains("no such file"), "{error}");
+    assert!(
+        error.contains("tokenizer.json") && error.contains("no such file"),
+        "{error}"
+    );
     // With a tokenizer of one's own it is not needed.
     let id = Id::of(Path::new("hf:someone/tiny")).unwrap().unwrap();
     assert!(server.hub().fetch(&id, false).is_ok());
     // Nobody listens there.
-    let closed = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let closed = std::net::TcpListener::bind("127.0.0.1:0")
+        .unwrap()
+        .local_addr()
+        .unwrap();
     let hub = Hub::new(&|name| match name {
         "HF_ENDPOINT" => Some(format!("http://{closed}").into()),
         "HF_HOME" => Some(server.cache.path().join("empty").into()),
         _ => None,
     });
     let error = hub.unwrap().fetch(&id, true).unwrap_err().to_string();
-    assert!(error.contains(&closed.to_string()) && error.contains("HF_ENDPOINT"), "{error}");
+    assert!(
+        error.contains(&closed.to_string()) && error.contains("HF_ENDPOINT"),
+        "{error}"
+    );
     assert!(Hub::new(&|_| None).is_err_and(|e| e.to_string().contains("HF_HOME")));
 }
 
@@ -359,7 +509,10 @@ fn a_server_whose_headers_would_leave_the_cache_is_refused() {
     assert!(!server.cache.path().join("outside").exists());
     let (_, mut shelf) = self::shelf(2);
     let index = json!({"weight_map": {"model.norm.weight": "../../outside.safetensors"}});
-    shelf.files.insert("model.safetensors.index.json".to_owned(), index.to_string().into());
+    shelf.files.insert(
+        "model.safetensors.index.json".to_owned(),
+        index.to_string().into(),
+    );
     let server = Server::new(shelf);
     let error = server.refusal("hf:someone/tiny");
     assert!(error.contains("is no name"), "{error}");

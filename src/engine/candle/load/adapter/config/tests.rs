@@ -23,8 +23,16 @@ fn with(key: &str, value: Value) -> Value {
 
 #[test]
 fn what_pefts_own_defaults_write_is_taken() {
-    let scale = parse(&plain()).unwrap().scale("model.layers.0.self_attn.q_proj");
-    assert_eq!(scale, Scale { rank: 16, factor: 2.0 });
+    let scale = parse(&plain())
+        .unwrap()
+        .scale("model.layers.0.self_attn.q_proj");
+    assert_eq!(
+        scale,
+        Scale {
+            rank: 16,
+            factor: 2.0
+        }
+    );
     let old = json!({"r": 8, "lora_alpha": 8});
     assert_eq!(parse(&old).unwrap().scale("x").factor, 1.0);
     let stable = parse(&with("use_rslora", json!(true))).unwrap();
@@ -72,7 +80,10 @@ fn what_would_not_be_merged_is_refused_by_its_key() {
         ("alpha_pattern", json!({"(((a{99}){99}){99}){99}": 1})),
     ] {
         let error = parse(&with(key, value)).err().unwrap();
-        assert!(error.contains(key) && error.contains("not supported"), "{key}: {error}");
+        assert!(
+            error.contains(key) && error.contains("not supported"),
+            "{key}: {error}"
+        );
     }
     for neutral in [json!([]), json!(null)] {
         assert!(parse(&with("modules_to_save", neutral)).is_ok());
@@ -93,5 +104,10 @@ fn ranks_and_alphas_that_cannot_be_are_refused() {
         let error = parse(&with(key, value)).err().unwrap();
         assert!(error.contains(word), "{key}: {error}");
     }
-    assert!(Config::parse(b"{\"r\": 1}").err().unwrap().contains("lora_alpha"));
+    assert!(
+        Config::parse(b"{\"r\": 1}")
+            .err()
+            .unwrap()
+            .contains("lora_alpha")
+    );
 }
