@@ -2,8 +2,16 @@
 
 mod adapter;
 mod chat;
+#[allow(dead_code, unused_imports)] // Until the forward takes it up.
+mod compute;
 mod gguf;
+#[allow(dead_code, unused_imports)] // Until the forward takes it up.
+mod kernels;
 mod model;
+#[allow(dead_code)]
+mod spec;
+#[allow(dead_code)]
+mod step;
 mod weights;
 
 use std::fs::File;

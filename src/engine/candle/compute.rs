@@ -1,7 +1,5 @@
 //! The operations that a packed forward is made of, whatever they run on.
 
-
-
 use std::time::Duration;
 
 mod cpu;

@@ -21,7 +21,7 @@ mod matrix;
 mod pool;
 mod portable;
 #[cfg(test)]
-mod random;
+pub(crate) mod random;
 #[cfg(target_arch = "x86_64")]
 mod raw;
 mod shared;
@@ -30,7 +30,6 @@ mod slab;
 pub(crate) use activations::{Activations, Kind};
 pub(crate) use attention::{Attention, Inputs, Run};
 pub(crate) use cache::{Cache, Heads, POSITIONS};
-
 
 pub(crate) use line::{Buffer, Line};
 pub(crate) use matrix::{Format, Matrix};

@@ -56,8 +56,7 @@ impl Spec {
             let Some(scaling) = self.rope_scaling else {
                 return frequency;
             };
-            let turns =
-                scaling.original_context as f64 * frequency / (2.0 * std::f64::consts::PI);
+            let turns = scaling.original_context as f64 * frequency / (2.0 * std::f64::consts::PI);
             let (low, high) = (
                 f64::from(scaling.low_freq_factor),
                 f64::from(scaling.high_freq_factor),

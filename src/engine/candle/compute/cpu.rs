@@ -9,7 +9,8 @@ use std::time::Instant;
 use candle_core::{Error, Result, Storage, Tensor, bail};
 
 use super::super::kernels::{
-    Activations, Attention, Cache, Format, Heads, Inputs, Kind, Matrix, Path, Pool, Run, Shared, paths,
+    Activations, Attention, Cache, Format, Heads, Inputs, Kind, Matrix, Path, Pool, Run, Shared,
+    paths,
 };
 use super::super::spec::Spec;
 use super::super::step::{BLOCK, Step};
@@ -80,14 +81,14 @@ impl Cpu {
         threads: usize,
     ) -> Result<Self> {
         let heads = heads(spec);
-        if heads.dim == 0 || heads.dim % 2 != 0 || heads.dim > Attention::MOST_DIM {
+        if heads.dim == 0 || !heads.dim.is_multiple_of(2) || heads.dim > Attention::MOST_DIM {
             bail!(
                 "a head of {} values: even numbers up to {} can be done",
                 heads.dim,
                 Attention::MOST_DIM
             );
         }
-        if heads.kv == 0 || heads.queries % heads.kv != 0 {
+        if heads.kv == 0 || !heads.queries.is_multiple_of(heads.kv) {
             bail!(
                 "{} query heads cannot share {} heads of keys evenly",
                 heads.queries,
@@ -135,7 +136,12 @@ impl Cpu {
     }
 
     /// Calls `body` for each row's values, and packs them for the linear layer that comes next.
-    fn each_row(&mut self, count: usize, width: usize, body: impl Fn(usize, &mut [f32]) + Sync) -> Rows {
+    fn each_row(
+        &mut self,
+        count: usize,
+        width: usize,
+        body: impl Fn(usize, &mut [f32]) + Sync,
+    ) -> Rows {
         let mut rows = self.spare.rows(count, width);
         let kind = Kind::of(self.format, self.path);
         let (values, packed) = rows.parts();
@@ -198,14 +204,20 @@ impl Compute for Cpu {
         let mut n = 0;
         for part in parts {
             if part.dims2()?.1 != k || k == 0 {
-                bail!("weights of {:?} below such of {:?}", part.shape(), first.shape());
+                bail!(
+                    "weights of {:?} below such of {:?}",
+                    part.shape(),
+                    first.shape()
+                );
             }
             n += part.dims2()?.0;
         }
         let mut matrix = Matrix::zeros(self.format, n, k);
         let mut row = 0;
         for part in parts {
-            with_values(part, |values| matrix.set(self.path, &self.pool, row, values))?;
+            with_values(part, |values| {
+                matrix.set(self.path, &self.pool, row, values)
+            })?;
             row += part.dims2()?.0;
         }
         Ok(matrix)
@@ -362,7 +374,7 @@ impl Compute for Cpu {
 
     fn gate(&mut self, gate_up: Rows) -> Result<Rows> {
         let began = Instant::now();
-        if gate_up.width() % 2 != 0 {
+        if !gate_up.width().is_multiple_of(2) {
             bail!("a gate of {} values", gate_up.width());
         }
         let (path, width) = (self.path, gate_up.width() / 2);

@@ -2,7 +2,9 @@
 
 use super::activations::Kind;
 use super::half::bf16_from;
-use super::{Activations, COLUMNS, Line, MOST_ROWS, Path, Pool, SCALED, Scales, Shared, Slab, Tile};
+use super::{
+    Activations, COLUMNS, Line, MOST_ROWS, Path, Pool, SCALED, Scales, Shared, Slab, Tile,
+};
 
 /// The number format of weights.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -104,10 +106,7 @@ impl Matrix {
         let blocks = self.k.div_ceil(SCALED);
         let panel_lines = blocks * SCALED / self.format.per_word() * 2;
         let panel_scales = self.scales.len() / self.n.div_ceil(COLUMNS);
-        let (lines, scales) = (
-            Shared::new(&mut self.lines),
-            Shared::new(&mut self.scales),
-        );
+        let (lines, scales) = (Shared::new(&mut self.lines), Shared::new(&mut self.scales));
         let (format, k) = (self.format, self.k);
         let (first, last) = (row / COLUMNS, (row + rows).div_ceil(COLUMNS));
         pool.split(last - first, 1, |panels| {
@@ -199,7 +198,9 @@ impl Matrix {
                         a: &x.lines()[from..],
                         stride: x.stride(),
                         b,
-                        c: Line::floats_of_mut(&mut sums[(row - group) * 2..(row - group + tile_rows) * 2]),
+                        c: Line::floats_of_mut(
+                            &mut sums[(row - group) * 2..(row - group + tile_rows) * 2],
+                        ),
                     };
                     match self.format {
                         Format::F32 => path.f32(tile),

@@ -37,7 +37,11 @@ fn multiply(path: &dyn Path, pool: &Pool, matrix: &Matrix, x: &[f32], m: usize) 
 fn expected(format: Format, x: &[f32], w: &[f32]) -> (f64, f64) {
     let (mut sum, mut error, mut magnitude) = (0.0, 0.0, 0.0);
     let largest = |values: &[f32]| {
-        f64::from(values.iter().fold(0.0f32, |largest, value| largest.max(value.abs())))
+        f64::from(
+            values
+                .iter()
+                .fold(0.0f32, |largest, value| largest.max(value.abs())),
+        )
     };
     for (x, w) in x.chunks(SCALED).zip(w.chunks(SCALED)) {
         let (step_x, step_w) = (largest(x) / 254.0, largest(w) / 254.0);
@@ -152,7 +156,11 @@ fn a_value_that_is_no_number_spoils_its_own_row_only() {
                 for (row, out) in out.chunks(n).enumerate() {
                     let spoilt = out.iter().all(|value| !value.is_finite());
                     let sound = out.iter().all(|value| value.is_finite());
-                    assert!(if row == 6 { spoilt } else { sound }, "{} {format:?}", path.name());
+                    assert!(
+                        if row == 6 { spoilt } else { sound },
+                        "{} {format:?}",
+                        path.name()
+                    );
                 }
             }
         }
@@ -170,8 +178,18 @@ fn a_row_is_the_same_bit_by_bit_whatever_rows_are_beside_it() {
             let matrix = Matrix::pack(path, &pool, format, &[(&w, n)], k);
             let all = multiply(path, &pool, &matrix, &x, 60);
             for (first, rows) in [(0, 1), (5, 2), (59, 1), (7, 13), (20, 31)] {
-                let some = multiply(path, &pool, &matrix, &x[first * k..(first + rows) * k], rows);
-                assert!(some == all[first * n..(first + rows) * n], "{} {format:?}", path.name());
+                let some = multiply(
+                    path,
+                    &pool,
+                    &matrix,
+                    &x[first * k..(first + rows) * k],
+                    rows,
+                );
+                assert!(
+                    some == all[first * n..(first + rows) * n],
+                    "{} {format:?}",
+                    path.name()
+                );
             }
         }
     }
@@ -185,13 +203,15 @@ fn matrices_below_each_other_are_one() {
     let (x, w) = (random.normals(3 * k), random.normals(90 * k));
     for path in paths() {
         for format in FORMATS {
-            let parts = [(&w[..50 * k], 50), (&w[50 * k..53 * k], 3), (&w[53 * k..], 37)];
+            let parts = [
+                (&w[..50 * k], 50),
+                (&w[50 * k..53 * k], 3),
+                (&w[53 * k..], 37),
+            ];
             let parts = Matrix::pack(path, &pool, format, &parts, k);
             let whole = Matrix::pack(path, &pool, format, &[(&w, 90)], k);
             assert_eq!(parts.n(), 90);
-            assert!(
-                multiply(path, &pool, &parts, &x, 3) == multiply(path, &pool, &whole, &x, 3)
-            );
+            assert!(multiply(path, &pool, &parts, &x, 3) == multiply(path, &pool, &whole, &x, 3));
         }
     }
 }
