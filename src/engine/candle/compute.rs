@@ -82,6 +82,24 @@ pub(crate) trait Compute {
     /// Where the computation fails.
     fn gate(&mut self, gate_up: Self::Rows) -> Result<Self::Rows>;
 
+    /// [`Compute::gate`] of [`Compute::linear`], for the next linear layer and nothing else.
+    ///
+    /// # Errors
+    /// Where the computation fails.
+    fn linear_gated(&mut self, x: &Self::Rows, w: &Self::Matrix) -> Result<Self::Rows> {
+        let gate_up = self.linear(x, w)?;
+        self.gate(gate_up)
+    }
+
+    /// `x += y · wᵀ`.
+    ///
+    /// # Errors
+    /// Where the computation fails.
+    fn linear_added(&mut self, x: &mut Self::Rows, y: &Self::Rows, w: &Self::Matrix) -> Result<()> {
+        let product = self.linear(y, w)?;
+        self.add(x, &product)
+    }
+
     /// `x += y`.
     ///
     /// # Errors

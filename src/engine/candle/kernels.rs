@@ -20,6 +20,7 @@ mod line;
 mod matrix;
 mod pool;
 mod portable;
+mod product;
 #[cfg(test)]
 pub(crate) mod random;
 #[cfg(target_arch = "x86_64")]
@@ -79,6 +80,8 @@ pub(crate) trait Path: Send + Sync {
     fn name(&self) -> &'static str;
     /// Rows of its largest register tile, at most [`MOST_ROWS`].
     fn rows(&self) -> usize;
+    /// Rows of the tile that [`Path::int8`] does best: its sums are in registers twice, whole and scaled.
+    fn int8_rows(&self) -> usize;
     /// Whether [`Path::bf16`] wants activations in bf16 too (else f32).
     fn rounds_to_bf16(&self) -> bool;
 

@@ -271,6 +271,34 @@ fn what_does_not_fit_is_an_error_that_says_so() {
 }
 
 #[test]
+fn what_is_done_at_once_is_the_same_as_one_after_the_other() {
+    // 64 of each are gated at once, 72 are not.
+    for half in [64, 72] {
+        each(|cpu, model| {
+            let random = &mut Random::new(3);
+            let gate_up = cpu
+                .matrix(&[weights(random, half, 48), weights(random, half, 48)])
+                .unwrap();
+            let down = cpu.matrix(&[weights(random, 48, half)]).unwrap();
+            let mut x = cpu.embed(&model.table, &[4, 9, 2, 11]).unwrap();
+            let mut y = cpu.embed(&model.table, &[4, 9, 2, 11]).unwrap();
+            let h = cpu.linear_gated(&x, &gate_up).unwrap();
+            cpu.linear_added(&mut x, &h, &down).unwrap();
+            let g = cpu.linear(&y, &gate_up).unwrap();
+            let g = cpu.gate(g).unwrap();
+            let g = cpu.linear(&g, &down).unwrap();
+            cpu.add(&mut y, &g).unwrap();
+            assert!(x.values() == y.values());
+            if half == 64 {
+                assert!(cpu.add(&mut x, &h).is_err());
+                assert!(cpu.select(&h, &[0]).is_err());
+                assert!(cpu.norm(&h, &vec![1.0; 64]).is_err());
+            }
+        });
+    }
+}
+
+#[test]
 fn rows_selected_are_those_asked_for() {
     let mut cpu = Cpu::new(&spec(), Format::F32, 4, 100, 2).unwrap();
     let model = Model::new(&cpu, &spec());

@@ -21,16 +21,23 @@ fn product(
 }
 
 fn multiply(path: &dyn Path, pool: &Pool, matrix: &Matrix, x: &[f32], m: usize) -> Vec<f32> {
-    let (n, k) = (matrix.n(), matrix.k());
+    let n = matrix.n();
+    let activations = packed(path, matrix.format(), x, m);
+    let mut out = vec![f32::NAN; m * n];
+    matrix.multiply(path, pool, &activations, &mut out);
+    out
+}
+
+/// Activations as a product wants them.
+fn packed(path: &dyn Path, format: Format, x: &[f32], m: usize) -> Activations {
     let mut activations = Activations::default();
-    let filling = activations.lay_out(Kind::of(matrix.format(), path), m, k);
+    let k = x.len() / m;
+    let filling = activations.lay_out(Kind::of(format, path), m, k);
     for row in 0..m {
         // SAFETY: one thread, one row after the other.
         unsafe { filling.row(path, row, &x[row * k..(row + 1) * k]) };
     }
-    let mut out = vec![f32::NAN; m * n];
-    matrix.multiply(path, pool, &activations, &mut out);
-    out
+    activations
 }
 
 /// The sum in f64, and how far off the format may be.
@@ -214,6 +221,51 @@ fn matrices_below_each_other_are_one() {
             assert!(multiply(path, &pool, &parts, &x, 3) == multiply(path, &pool, &whole, &x, 3));
         }
     }
+}
+
+#[test]
+fn a_product_added_or_gated_at_once_is_the_same_as_one_after_the_other() {
+    let pool = Pool::new(2).unwrap();
+    let mut random = Random::new(6);
+    for path in paths() {
+        for format in FORMATS {
+            for (m, half, k) in [(1, 64, 64), (5, 128, 100), (60, 192, 900), (97, 64, 31)] {
+                let (x, w) = (random.normals(m * k), random.normals(2 * half * k));
+                let matrix = Matrix::pack(path, &pool, format, &[(&w, 2 * half)], k);
+                assert!(matrix.can_gate());
+                let product = multiply(path, &pool, &matrix, &x, m);
+                let x = packed(path, format, &x, m);
+                let before = random.normals(product.len());
+                let mut sum = before.clone();
+                matrix.add_to(path, &pool, &x, &mut sum);
+                assert!(
+                    sum.iter()
+                        .zip(before.iter().zip(&product))
+                        .all(|(s, (b, p))| *s == b + p)
+                );
+                let mut wanted = vec![0.0; m * half];
+                for (out, row) in wanted.chunks_mut(half).zip(product.chunks(2 * half)) {
+                    path.gate(&row[..half], &row[half..], out);
+                }
+                let wanted = packed(path, format, &wanted, m);
+                let mut found = Activations::default();
+                matrix.gated(path, &pool, &x, &mut found);
+                assert_eq!((found.rows(), found.width()), (m, half));
+                for block in 0..half / found.kind().unwrap().per_line() {
+                    for row in 0..m {
+                        let at = block * found.stride() + row;
+                        assert_eq!(found.lines()[at], wanted.lines()[at]);
+                        if format == Format::Int8 {
+                            assert_eq!(found.scales()[at], wanted.scales()[at]);
+                            assert_eq!(found.offsets()[at], wanted.offsets()[at]);
+                        }
+                    }
+                }
+            }
+        }
+    }
+    let (path, ragged) = (paths()[0], [0.0; 192]);
+    assert!(!Matrix::pack(path, &pool, Format::Int8, &[(&ragged, 192)], 1).can_gate());
 }
 
 #[test]
