@@ -20,8 +20,9 @@ mod line;
 mod matrix;
 mod pool;
 mod portable;
+mod product;
 #[cfg(test)]
-mod random;
+pub(crate) mod random;
 #[cfg(target_arch = "x86_64")]
 mod raw;
 mod shared;
@@ -30,7 +31,6 @@ mod slab;
 pub(crate) use activations::{Activations, Kind};
 pub(crate) use attention::{Attention, Inputs, Run};
 pub(crate) use cache::{Cache, Heads, POSITIONS};
-
 
 pub(crate) use line::{Buffer, Line};
 pub(crate) use matrix::{Format, Matrix};
@@ -80,6 +80,8 @@ pub(crate) trait Path: Send + Sync {
     fn name(&self) -> &'static str;
     /// Rows of its largest register tile, at most [`MOST_ROWS`].
     fn rows(&self) -> usize;
+    /// Rows of the tile that [`Path::int8`] does best: its sums are in registers twice, whole and scaled.
+    fn int8_rows(&self) -> usize;
     /// Whether [`Path::bf16`] wants activations in bf16 too (else f32).
     fn rounds_to_bf16(&self) -> bool;
 

@@ -9,7 +9,8 @@ use std::time::Instant;
 use candle_core::{Error, Result, Storage, Tensor, bail};
 
 use super::super::kernels::{
-    Activations, Attention, Cache, Format, Heads, Inputs, Kind, Matrix, Path, Pool, Run, Shared, paths,
+    Activations, Attention, Cache, Format, Heads, Inputs, Kind, Matrix, Path, Pool, Run, Shared,
+    paths,
 };
 use super::super::spec::Spec;
 use super::super::step::{BLOCK, Step};
@@ -80,14 +81,14 @@ impl Cpu {
         threads: usize,
     ) -> Result<Self> {
         let heads = heads(spec);
-        if heads.dim == 0 || heads.dim % 2 != 0 || heads.dim > Attention::MOST_DIM {
+        if heads.dim == 0 || !heads.dim.is_multiple_of(2) || heads.dim > Attention::MOST_DIM {
             bail!(
                 "a head of {} values: even numbers up to {} can be done",
                 heads.dim,
                 Attention::MOST_DIM
             );
         }
-        if heads.kv == 0 || heads.queries % heads.kv != 0 {
+        if heads.kv == 0 || !heads.queries.is_multiple_of(heads.kv) {
             bail!(
                 "{} query heads cannot share {} heads of keys evenly",
                 heads.queries,
@@ -134,8 +135,34 @@ impl Cpu {
         }
     }
 
+    /// Sees to it that the rows are as a product with such weights wants them: here, where they are not packed already.
+    fn pack(&mut self, x: &Rows, w: &Matrix) -> Result<()> {
+        if x.width() != w.k() {
+            bail!("rows of {} by weights of {}", x.width(), w.k());
+        }
+        if x.packed().is_some() {
+            return Ok(());
+        }
+        x.check()?;
+        let kind = Kind::of(self.format, self.path);
+        let filling = self.packed.lay_out(kind, x.count(), x.width());
+        let path = self.path;
+        self.pool.split(x.count(), TASK / x.width().max(1), |part| {
+            for row in part {
+                // SAFETY: each row belongs to one part.
+                unsafe { filling.row(path, row, x.row(row)) };
+            }
+        });
+        Ok(())
+    }
+
     /// Calls `body` for each row's values, and packs them for the linear layer that comes next.
-    fn each_row(&mut self, count: usize, width: usize, body: impl Fn(usize, &mut [f32]) + Sync) -> Rows {
+    fn each_row(
+        &mut self,
+        count: usize,
+        width: usize,
+        body: impl Fn(usize, &mut [f32]) + Sync,
+    ) -> Rows {
         let mut rows = self.spare.rows(count, width);
         let kind = Kind::of(self.format, self.path);
         let (values, packed) = rows.parts();
@@ -198,14 +225,20 @@ impl Compute for Cpu {
         let mut n = 0;
         for part in parts {
             if part.dims2()?.1 != k || k == 0 {
-                bail!("weights of {:?} below such of {:?}", part.shape(), first.shape());
+                bail!(
+                    "weights of {:?} below such of {:?}",
+                    part.shape(),
+                    first.shape()
+                );
             }
             n += part.dims2()?.0;
         }
         let mut matrix = Matrix::zeros(self.format, n, k);
         let mut row = 0;
         for part in parts {
-            with_values(part, |values| matrix.set(self.path, &self.pool, row, values))?;
+            with_values(part, |values| {
+                matrix.set(self.path, &self.pool, row, values)
+            })?;
             row += part.dims2()?.0;
         }
         Ok(matrix)
@@ -294,6 +327,7 @@ impl Compute for Cpu {
 
     fn norm(&mut self, x: &Rows, weight: &Vec<f32>) -> Result<Rows> {
         let began = Instant::now();
+        x.check()?;
         let width = x.width();
         if width != weight.len() {
             bail!("a norm of {} weights for rows of {width}", weight.len());
@@ -308,26 +342,39 @@ impl Compute for Cpu {
 
     fn linear(&mut self, x: &Rows, w: &Matrix) -> Result<Rows> {
         let began = Instant::now();
-        if x.width() != w.k() {
-            bail!("rows of {} by weights of {}", x.width(), w.k());
-        }
         let mut rows = self.spare.rows(x.count(), w.n());
-        let packed = if let Some(packed) = x.packed() {
-            packed
-        } else {
-            let kind = Kind::of(self.format, self.path);
-            let filling = self.packed.lay_out(kind, x.count(), x.width());
-            self.pool.split(x.count(), TASK / x.width().max(1), |part| {
-                for row in part {
-                    // SAFETY: each row belongs to one part.
-                    unsafe { filling.row(self.path, row, x.row(row)) };
-                }
-            });
-            &self.packed
-        };
+        self.pack(x, w)?;
+        let packed = x.packed().unwrap_or(&self.packed);
         w.multiply(self.path, &self.pool, packed, rows.values_mut());
         self.times.matrix += began.elapsed();
         Ok(rows)
+    }
+
+    fn linear_gated(&mut self, x: &Rows, w: &Matrix) -> Result<Rows> {
+        if !w.can_gate() {
+            let gate_up = self.linear(x, w)?;
+            return self.gate(gate_up);
+        }
+        let began = Instant::now();
+        let mut rows = self.spare.rows(x.count(), w.n() / 2);
+        self.pack(x, w)?;
+        let packed = x.packed().unwrap_or(&self.packed);
+        w.gated(self.path, &self.pool, packed, rows.packed_alone());
+        self.times.matrix += began.elapsed();
+        Ok(rows)
+    }
+
+    fn linear_added(&mut self, x: &mut Rows, y: &Rows, w: &Matrix) -> Result<()> {
+        let began = Instant::now();
+        x.check()?;
+        if (x.count(), x.width()) != (y.count(), w.n()) {
+            bail!("{} products to rows of {}", w.n(), x.width());
+        }
+        self.pack(y, w)?;
+        let packed = y.packed().unwrap_or(&self.packed);
+        w.add_to(self.path, &self.pool, packed, x.values_mut());
+        self.times.matrix += began.elapsed();
+        Ok(())
     }
 
     fn attend(
@@ -337,6 +384,7 @@ impl Compute for Cpu {
         norms: Option<(&Vec<f32>, &Vec<f32>)>,
     ) -> Result<Rows> {
         let began = Instant::now();
+        qkv.check()?;
         let heads = self.cache.heads();
         if qkv.count() != self.attention.rows() || qkv.width() != heads.width() {
             bail!("attention over {} rows of {}", qkv.count(), qkv.width());
@@ -362,7 +410,8 @@ impl Compute for Cpu {
 
     fn gate(&mut self, gate_up: Rows) -> Result<Rows> {
         let began = Instant::now();
-        if gate_up.width() % 2 != 0 {
+        gate_up.check()?;
+        if !gate_up.width().is_multiple_of(2) {
             bail!("a gate of {} values", gate_up.width());
         }
         let (path, width) = (self.path, gate_up.width() / 2);
@@ -376,6 +425,8 @@ impl Compute for Cpu {
 
     fn add(&mut self, x: &mut Rows, y: &Rows) -> Result<()> {
         let began = Instant::now();
+        x.check()?;
+        y.check()?;
         if (x.count(), x.width()) != (y.count(), y.width()) {
             bail!("rows of {} to such of {}", y.width(), x.width());
         }
@@ -391,6 +442,7 @@ impl Compute for Cpu {
 
     fn select(&mut self, x: &Rows, rows: &[usize]) -> Result<Rows> {
         let began = Instant::now();
+        x.check()?;
         let mut selected = self.spare.rows(rows.len(), x.width());
         let width = x.width().max(1);
         for (out, &row) in selected.values_mut().chunks_exact_mut(width).zip(rows) {
@@ -405,6 +457,7 @@ impl Compute for Cpu {
 
     fn likeliest(&mut self, logits: &Rows) -> Result<Vec<u32>> {
         let began = Instant::now();
+        logits.check()?;
         let mut tokens = vec![0; logits.count()];
         let places = Shared::new(&mut tokens);
         self.pool.run(logits.count(), |row| {
@@ -417,6 +470,7 @@ impl Compute for Cpu {
     }
 
     fn logits(&mut self, logits: &Rows, row: usize) -> Result<Vec<f32>> {
+        logits.check()?;
         if row >= logits.count() {
             bail!("row {row} of {}", logits.count());
         }

@@ -131,13 +131,29 @@ impl Filling<'_> {
     /// Where there is no such row, or it has another width.
     pub(crate) unsafe fn row(&self, path: &dyn Path, row: usize, values: &[f32]) {
         assert!(row < self.rows && values.len() == self.width);
+        for block in 0..self.width.div_ceil(SCALED) {
+            let values = &values[block * SCALED..self.width.min((block + 1) * SCALED)];
+            // SAFETY: the caller has the whole row.
+            unsafe { self.block(path, row, block, values) };
+        }
+    }
+
+    /// Fills a block of 64 values of a row; the last one may have less.
+    ///
+    /// # Safety
+    /// No other thread may fill the same block of the same row at the same time.
+    ///
+    /// # Panics
+    /// Where there is no such block.
+    pub(crate) unsafe fn block(&self, path: &dyn Path, row: usize, block: usize, values: &[f32]) {
+        assert!(row < self.rows && block * SCALED + values.len() <= self.width);
+        assert!(values.len() <= SCALED);
         let per_line = self.kind.per_line();
-        let whole = self.width.next_multiple_of(SCALED) / per_line;
-        for block in 0..whole {
-            let from = (block * per_line).min(self.width);
-            let part = &values[from..self.width.min(from + per_line)];
-            let at = block * self.stride + row;
-            // SAFETY: this line belongs to this row, which the caller has for itself.
+        for i in 0..SCALED / per_line {
+            let part = &values[(i * per_line).min(values.len())..];
+            let part = &part[..part.len().min(per_line)];
+            let at = (block * SCALED / per_line + i) * self.stride + row;
+            // SAFETY: this line belongs to this block of this row, which the caller has for itself.
             let line = &mut unsafe { self.lines.part(at, 1) }[0];
             match self.kind {
                 Kind::F32 => {

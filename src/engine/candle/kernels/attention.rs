@@ -260,8 +260,8 @@ impl Attention {
                 path.f32(tile);
             }
         };
-        let queries = &self.queries
-            [task.head * tiles * 2 * stride + run.row * group + task.first..];
+        let queries =
+            &self.queries[task.head * tiles * 2 * stride + run.row * group + task.first..];
         let last = run.start + (task.first + rows - 1) / group;
         for (number, &block) in run.blocks[..=last / POSITIONS].iter().enumerate() {
             let block = block as usize;
@@ -306,10 +306,7 @@ impl Attention {
             }
         }
         for (i, state) in states[..rows].iter().enumerate() {
-            let (row, member) = (
-                run.row + (task.first + i) / group,
-                (task.first + i) % group,
-            );
+            let (row, member) = (run.row + (task.first + i) / group, (task.first + i) % group);
             let at = (row * heads.queries + task.head * group + member) * heads.dim;
             // SAFETY: this head of this row is this task's.
             let out = unsafe { out.part(at, heads.dim) };

@@ -18,7 +18,13 @@ const EPSILON: f32 = 1e-5;
 const BLOCKS: usize = 40;
 
 impl Case {
-    fn new(heads: Heads, halves: bool, norms: bool, lengths: &[usize], random: &mut Random) -> Self {
+    fn new(
+        heads: Heads,
+        halves: bool,
+        norms: bool,
+        lengths: &[usize],
+        random: &mut Random,
+    ) -> Self {
         // Blocks in a random order.
         let mut blocks: Vec<u32> = (0..BLOCKS as u32).collect();
         for i in (1..BLOCKS).rev() {
@@ -28,7 +34,11 @@ impl Case {
             heads,
             halves,
             norms: norms.then(|| {
-                let mut weights = || (0..heads.dim).map(|_| 1.0 + 0.2 * random.normal()).collect();
+                let mut weights = || {
+                    (0..heads.dim)
+                        .map(|_| 1.0 + 0.2 * random.normal())
+                        .collect()
+                };
                 (weights(), weights())
             }),
             sequences: lengths
@@ -44,11 +54,20 @@ impl Case {
     /// Cosines and sines of a position: any angles will do.
     fn angles(&self, position: usize) -> (Vec<f32>, Vec<f32>) {
         let angles = (0..self.heads.dim / 2).map(|i| position as f32 * 0.8f32.powi(i as i32));
-        (angles.clone().map(f32::cos).collect(), angles.map(f32::sin).collect())
+        (
+            angles.clone().map(f32::cos).collect(),
+            angles.map(f32::sin).collect(),
+        )
     }
 
     /// Everything computed in steps: in each, so many rows of each sequence.
-    fn run(&self, path: &dyn Path, threads: usize, steps: &[Vec<usize>], dirt: f32) -> Vec<Vec<f32>> {
+    fn run(
+        &self,
+        path: &dyn Path,
+        threads: usize,
+        steps: &[Vec<usize>],
+        dirt: f32,
+    ) -> Vec<Vec<f32>> {
         let pool = Pool::new(threads).unwrap();
         let mut cache = Cache::new(self.heads, 2, BLOCKS, self.halves);
         dirty(&mut cache, path, dirt);
@@ -67,7 +86,12 @@ impl Case {
                     cosines.extend(c);
                     sines.extend(s);
                 }
-                runs.push(Run { row, rows, start: done[i], blocks: blocks.clone() });
+                runs.push(Run {
+                    row,
+                    rows,
+                    start: done[i],
+                    blocks: blocks.clone(),
+                });
                 row += rows;
             }
             attention.begin(&cache, path.rows(), runs).unwrap();
@@ -94,21 +118,33 @@ impl Case {
     fn plain(&self) -> Vec<Vec<f64>> {
         let Heads { queries, kv, dim } = self.heads;
         let round = |x: f64| {
-            if self.halves { f64::from(half::f16_to(half::f16_from(x as f32))) } else { x }
+            if self.halves {
+                f64::from(half::f16_to(half::f16_from(x as f32)))
+            } else {
+                x
+            }
         };
         self.sequences
             .iter()
             .map(|(values, _)| {
                 let rows: Vec<_> = values.chunks(self.heads.width()).collect();
                 let head = |row: usize, number: usize| -> Vec<f64> {
-                    let x: Vec<f64> =
-                        rows[row][number * dim..][..dim].iter().map(|&x| f64::from(x)).collect();
-                    let weight = self.norms.as_ref().map(|(q, k)| if number < queries { q } else { k });
+                    let x: Vec<f64> = rows[row][number * dim..][..dim]
+                        .iter()
+                        .map(|&x| f64::from(x))
+                        .collect();
+                    let weight = self
+                        .norms
+                        .as_ref()
+                        .map(|(q, k)| if number < queries { q } else { k });
                     let x: Vec<f64> = match weight {
                         Some(weight) => {
                             let mean = x.iter().map(|x| x * x).sum::<f64>() / dim as f64;
                             let factor = 1.0 / (mean + f64::from(EPSILON)).sqrt();
-                            x.iter().zip(weight).map(|(x, &w)| x * factor * f64::from(w)).collect()
+                            x.iter()
+                                .zip(weight)
+                                .map(|(x, &w)| x * factor * f64::from(w))
+                                .collect()
                         }
                         None => x,
                     };
@@ -117,7 +153,11 @@ impl Case {
                     (0..dim)
                         .map(|i| {
                             let (c, s) = (f64::from(c[i % half]), f64::from(s[i % half]));
-                            if i < half { x[i] * c - x[i + half] * s } else { x[i] * c + x[i - half] * s }
+                            if i < half {
+                                x[i] * c - x[i + half] * s
+                            } else {
+                                x[i] * c + x[i - half] * s
+                            }
                         })
                         .collect()
                 };
@@ -129,7 +169,11 @@ impl Case {
                         let scores: Vec<f64> = (0..=row)
                             .map(|at| {
                                 let key = head(at, queries + kv_head);
-                                query.iter().zip(&key).map(|(q, &k)| q * round(k)).sum::<f64>()
+                                query
+                                    .iter()
+                                    .zip(&key)
+                                    .map(|(q, &k)| q * round(k))
+                                    .sum::<f64>()
                                     / (dim as f64).sqrt()
                             })
                             .collect();
@@ -191,13 +235,31 @@ fn at_once(lengths: &[usize]) -> Vec<Vec<usize>> {
 fn ragged_sequences_are_attended_as_if_each_were_alone_on_every_path() {
     let lengths = [1, 31, 32, 33, 70, 2, 100];
     for path in paths() {
-        for (queries, kv, dim) in [(9, 3, 64), (4, 4, 8), (8, 2, 128), (5, 1, 24), (12, 1, 16), (2, 1, 256), (3, 3, 80)] {
+        for (queries, kv, dim) in [
+            (9, 3, 64),
+            (4, 4, 8),
+            (8, 2, 128),
+            (5, 1, 24),
+            (12, 1, 16),
+            (2, 1, 256),
+            (3, 3, 80),
+        ] {
             let heads = Heads { queries, kv, dim };
             for halves in [false, true] {
-                let case = Case::new(heads, halves, dim == 128, &lengths, &mut Random::new(dim as u64));
+                let case = Case::new(
+                    heads,
+                    halves,
+                    dim == 128,
+                    &lengths,
+                    &mut Random::new(dim as u64),
+                );
                 // A rotated key may be rounded to the half-precision float beside the one of the plain computation.
                 let tolerance = if halves { 2e-3 } else { 2e-5 };
-                near(&case.run(path, 2, &at_once(&lengths), 0.0), &case.plain(), tolerance);
+                near(
+                    &case.run(path, 2, &at_once(&lengths), 0.0),
+                    &case.plain(),
+                    tolerance,
+                );
             }
         }
     }
@@ -206,7 +268,11 @@ fn ragged_sequences_are_attended_as_if_each_were_alone_on_every_path() {
 #[test]
 fn chunks_and_single_rows_give_the_same_bits_as_all_at_once() {
     let lengths = [70, 45, 33];
-    let heads = Heads { queries: 6, kv: 2, dim: 32 };
+    let heads = Heads {
+        queries: 6,
+        kv: 2,
+        dim: 32,
+    };
     for path in paths() {
         for halves in [false, true] {
             let case = Case::new(heads, halves, true, &lengths, &mut Random::new(7));
@@ -221,7 +287,11 @@ fn chunks_and_single_rows_give_the_same_bits_as_all_at_once() {
 #[test]
 fn what_a_former_owner_left_in_a_block_counts_nothing() {
     let lengths = [40, 3];
-    let heads = Heads { queries: 4, kv: 2, dim: 40 };
+    let heads = Heads {
+        queries: 4,
+        kv: 2,
+        dim: 40,
+    };
     for path in paths() {
         for halves in [false, true] {
             let case = Case::new(heads, halves, false, &lengths, &mut Random::new(8));
@@ -237,7 +307,11 @@ fn what_a_former_owner_left_in_a_block_counts_nothing() {
 #[test]
 fn values_that_are_no_numbers_end_in_no_numbers_and_only_in_their_sequence() {
     let lengths = [40, 40];
-    let heads = Heads { queries: 4, kv: 2, dim: 16 };
+    let heads = Heads {
+        queries: 4,
+        kv: 2,
+        dim: 16,
+    };
     for path in paths() {
         for bad in [f32::NAN, f32::INFINITY] {
             let mut case = Case::new(heads, true, false, &lengths, &mut Random::new(9));
@@ -246,7 +320,11 @@ fn values_that_are_no_numbers_end_in_no_numbers_and_only_in_their_sequence() {
             case.sequences[0].0[10 * width..11 * width].fill(bad);
             let found = case.run(path, 2, &at_once(&lengths), 0.0);
             let before = 10 * heads.queries * heads.dim;
-            assert!(found[0][before..before + 16].iter().all(|value| value.is_nan()));
+            assert!(
+                found[0][before..before + 16]
+                    .iter()
+                    .all(|value| value.is_nan())
+            );
             assert!(found[1] == sound[1]);
         }
     }
@@ -255,47 +333,93 @@ fn values_that_are_no_numbers_end_in_no_numbers_and_only_in_their_sequence() {
 #[test]
 fn scores_far_apart_neither_overflow_nor_vanish() {
     let lengths = [90];
-    let heads = Heads { queries: 2, kv: 1, dim: 16 };
+    let heads = Heads {
+        queries: 2,
+        kv: 1,
+        dim: 16,
+    };
     for path in paths() {
         let mut case = Case::new(heads, false, false, &lengths, &mut Random::new(10));
-        case.sequences[0].0.iter_mut().for_each(|value| *value *= 30.0);
+        case.sequences[0]
+            .0
+            .iter_mut()
+            .for_each(|value| *value *= 30.0);
         // Scores of some thousands are off by some 1e-4, and so are the weights.
-        near(&case.run(path, 1, &at_once(&lengths), 0.0), &case.plain(), 0.1);
+        near(
+            &case.run(path, 1, &at_once(&lengths), 0.0),
+            &case.plain(),
+            0.1,
+        );
     }
 }
 
 #[test]
 fn blocks_that_are_missing_or_written_twice_are_refused_and_named() {
-    let heads = Heads { queries: 1, kv: 1, dim: 8 };
+    let heads = Heads {
+        queries: 1,
+        kv: 1,
+        dim: 8,
+    };
     let cache = Cache::new(heads, 1, 4, true);
     let begin = |runs: &[(usize, [u32; 2])]| {
         let runs = runs.iter().enumerate();
-        let runs = runs.map(|(row, &(start, blocks))| Run { row, rows: 1, start, blocks: blocks.into() });
+        let runs = runs.map(|(row, &(start, blocks))| Run {
+            row,
+            rows: 1,
+            start,
+            blocks: blocks.into(),
+        });
         Attention::default().begin(&cache, 4, runs.collect())
     };
     // What is only read may be shared.
     assert_eq!(begin(&[(40, [0, 1]), (40, [0, 2])]), Ok(()));
-    assert_eq!(begin(&[(40, [0, 1]), (40, [2, 1])]), Err(Fault::Shared { block: 1 }));
-    assert_eq!(begin(&[(64, [0, 1])]), Err(Fault::Blocks { blocks: 2, positions: 65 }));
-    assert_eq!(begin(&[(40, [4, 1])]), Err(Fault::Beyond { block: 4, blocks: 4 }));
+    assert_eq!(
+        begin(&[(40, [0, 1]), (40, [2, 1])]),
+        Err(Fault::Shared { block: 1 })
+    );
+    assert_eq!(
+        begin(&[(64, [0, 1])]),
+        Err(Fault::Blocks {
+            blocks: 2,
+            positions: 65
+        })
+    );
+    assert_eq!(
+        begin(&[(40, [4, 1])]),
+        Err(Fault::Beyond {
+            block: 4,
+            blocks: 4
+        })
+    );
 }
 
 #[test]
 fn a_copied_block_is_the_same_in_every_layer() {
-    let heads = Heads { queries: 1, kv: 2, dim: 40 };
+    let heads = Heads {
+        queries: 1,
+        kv: 2,
+        dim: 40,
+    };
     for halves in [false, true] {
         let mut cache = Cache::new(heads, 2, BLOCKS, halves);
         dirty(&mut cache, paths()[0], 3.0);
         let (keys, values) = (vec![5.0; 40], vec![7.0; 40]);
         for layer in 0..2 {
             // SAFETY: one thread.
-            unsafe { cache.writing(layer).write(paths()[0], (3, 9), 1, &keys, &values) };
+            unsafe {
+                cache
+                    .writing(layer)
+                    .write(paths()[0], (3, 9), 1, &keys, &values)
+            };
         }
         cache.copy(3, 8);
         for layer in 0..2 {
             for head in 0..2 {
                 assert_eq!(cache.keys(layer, 3, head), cache.keys(layer, 8, head));
-                assert_eq!(cache.values(layer, 3, head, 1), cache.values(layer, 8, head, 1));
+                assert_eq!(
+                    cache.values(layer, 3, head, 1),
+                    cache.values(layer, 8, head, 1)
+                );
             }
             assert_ne!(cache.keys(layer, 8, 1), cache.keys(layer, 9, 1));
         }

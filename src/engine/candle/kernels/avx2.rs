@@ -36,6 +36,10 @@ impl Path for Avx2 {
         4
     }
 
+    fn int8_rows(&self) -> usize {
+        if self.vnni { 3 } else { 4 }
+    }
+
     fn rounds_to_bf16(&self) -> bool {
         false
     }

@@ -47,6 +47,10 @@ impl Path for Avx512 {
         12
     }
 
+    fn int8_rows(&self) -> usize {
+        7
+    }
+
     fn rounds_to_bf16(&self) -> bool {
         self.pairs
     }

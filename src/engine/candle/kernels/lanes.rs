@@ -32,7 +32,7 @@ fn sum(lanes: Lanes) -> f32 {
     lanes[0]
 }
 
-/// `exp(x)` within 2 units in the last place; 0 below -87, as for -87 below 88 at 88; NaN for NaN.
+/// `exp(x)` within 2 units in the last place; 0 below -87, infinite above 88, NaN for NaN.
 #[inline(always)]
 pub(super) fn exp(x: f32) -> f32 {
     // The comparisons are such that NaN goes through.
@@ -50,7 +50,8 @@ pub(super) fn exp(x: f32) -> f32 {
     sum = sum * rest + 5e-1;
     sum = sum * rest * rest + rest + 1.0;
     let power = f32::from_bits((shifted.to_bits() << 23).wrapping_add(0x3f80_0000));
-    if x < -87.0 { 0.0 } else { sum * power }
+    let finite = if x > 88.0 { f32::INFINITY } else { sum * power };
+    if x < -87.0 { 0.0 } else { finite }
 }
 
 /// See [`super::Path::norm`].
@@ -112,11 +113,19 @@ pub(super) fn argmax(x: &[f32]) -> usize {
     let (chunks, rest) = x.as_chunks::<LANES>();
     for chunk in chunks {
         for i in 0..LANES {
-            largest[i] = if chunk[i] > largest[i] { chunk[i] } else { largest[i] };
+            largest[i] = if chunk[i] > largest[i] {
+                chunk[i]
+            } else {
+                largest[i]
+            };
         }
     }
     for &value in rest {
-        largest[0] = if value > largest[0] { value } else { largest[0] };
+        largest[0] = if value > largest[0] {
+            value
+        } else {
+            largest[0]
+        };
     }
     let largest = largest.into_iter().fold(f32::NEG_INFINITY, f32::max);
     x.iter().position(|&value| value == largest).unwrap_or(0)
@@ -145,8 +154,16 @@ fn quantize_whole(x: &[f32; SCALED], out: &mut Line) -> (f32, i32) {
         }
     }
     let largest = f32::from_bits(largest.into_iter().fold(0, u32::max));
-    let scale = if largest < SMALLEST { 0.0 } else { largest / 127.0 };
-    let inverse = if largest < SMALLEST { 0.0 } else { 127.0 / largest };
+    let scale = if largest < SMALLEST {
+        0.0
+    } else {
+        largest / 127.0
+    };
+    let inverse = if largest < SMALLEST {
+        0.0
+    } else {
+        127.0 / largest
+    };
     let bytes = out.bytes_mut();
     let mut total = [0i32; LANES];
     for part in 0..SCALED / LANES {
@@ -286,3 +303,7 @@ macro_rules! elementwise {
     };
 }
 pub(super) use elementwise;
+
+#[cfg(test)]
+#[path = "lanes_tests.rs"]
+mod tests;

@@ -1,8 +1,7 @@
-//! Weights, packed for the register tiles, and their product with activations.
+//! Weights, packed for the register tiles.
 
-use super::activations::Kind;
 use super::half::bf16_from;
-use super::{Activations, COLUMNS, Line, MOST_ROWS, Path, Pool, SCALED, Scales, Shared, Slab, Tile};
+use super::{COLUMNS, Line, Path, Pool, SCALED, Shared, Slab};
 
 /// The number format of weights.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -21,7 +20,7 @@ pub(crate) enum Format {
 
 impl Format {
     /// Weights in a word of four bytes.
-    fn per_word(self) -> usize {
+    pub(super) fn per_word(self) -> usize {
         match self {
             Self::F32 => 1,
             Self::Bf16 => 2,
@@ -30,20 +29,15 @@ impl Format {
     }
 }
 
-/// Tiles whose sums are kept while a part of the weights stays in the first cache.
-const TILES: usize = 4;
-/// Blocks of 64 weights that stay in the first cache (in int8: 24 KB).
-const DEPTH: usize = 12;
-
 /// Weights `[n, k]`: panels of 32 outputs, in each the words of four bytes along `k`, and for each word the 32 outputs.
 #[derive(Debug)]
 pub(crate) struct Matrix {
-    format: Format,
-    n: usize,
-    k: usize,
-    lines: Slab,
+    pub(super) format: Format,
+    pub(super) n: usize,
+    pub(super) k: usize,
+    pub(super) lines: Slab,
     /// `[panels, k / 64, 32]`, only for bytes.
-    scales: Vec<f32>,
+    pub(super) scales: Vec<f32>,
 }
 
 impl Matrix {
@@ -104,10 +98,7 @@ impl Matrix {
         let blocks = self.k.div_ceil(SCALED);
         let panel_lines = blocks * SCALED / self.format.per_word() * 2;
         let panel_scales = self.scales.len() / self.n.div_ceil(COLUMNS);
-        let (lines, scales) = (
-            Shared::new(&mut self.lines),
-            Shared::new(&mut self.scales),
-        );
+        let (lines, scales) = (Shared::new(&mut self.lines), Shared::new(&mut self.scales));
         let (format, k) = (self.format, self.k);
         let (first, last) = (row / COLUMNS, (row + rows).div_ceil(COLUMNS));
         pool.split(last - first, 1, |panels| {
@@ -146,87 +137,6 @@ impl Matrix {
     /// Bytes of memory.
     pub(crate) fn bytes(&self) -> usize {
         self.lines.len() * size_of::<Line>() + self.scales.len() * size_of::<f32>()
-    }
-
-    /// `out[rows, n] = x[rows, k] · wᵀ`.
-    ///
-    /// # Panics
-    /// Where the widths or the length of `out` do not fit, or the activations are not in the format that goes with
-    /// this path and these weights ([`Kind::of`]).
-    pub(crate) fn multiply(&self, path: &dyn Path, pool: &Pool, x: &Activations, out: &mut [f32]) {
-        assert_eq!(x.width(), self.k);
-        assert_eq!(x.kind(), Some(Kind::of(self.format, path)));
-        assert_eq!(out.len(), x.rows() * self.n);
-        if out.is_empty() {
-            return;
-        }
-        let out = Shared::new(out);
-        let panels = self.n.div_ceil(COLUMNS);
-        pool.split(panels, 1, |panels| {
-            for panel in panels {
-                self.panel(path, x, panel, &out);
-            }
-        });
-    }
-
-    /// All rows' sums for one panel.
-    fn panel(&self, path: &dyn Path, x: &Activations, panel: usize, out: &Shared<'_, f32>) {
-        let blocks = self.k.div_ceil(SCALED);
-        let lines_per_block = SCALED / self.format.per_word() * 2;
-        let x_blocks = SCALED / Kind::of(self.format, path).per_line();
-        let rows = x.rows();
-        let tiles = rows.div_ceil(path.rows());
-        // Tiles of about the same height: 13 rows are 7 and 6, not 12 and 1.
-        let height = rows.div_ceil(tiles);
-        let (first, columns) = (panel * COLUMNS, COLUMNS.min(self.n - panel * COLUMNS));
-        let mut sums = [Line::ZERO; TILES * MOST_ROWS * 2];
-        let mut group = 0;
-        while group < rows {
-            let group_rows = (height * TILES).min(rows - group);
-            sums[..group_rows * 2].fill(Line::ZERO);
-            let mut block = 0;
-            while block < blocks {
-                let depth = DEPTH.min(blocks - block);
-                let at = panel * blocks + block;
-                let b = &self.lines[at * lines_per_block..(at + depth) * lines_per_block];
-                let mut row = group;
-                while row < group + group_rows {
-                    let tile_rows = height.min(group + group_rows - row);
-                    let from = block * x_blocks * x.stride() + row;
-                    let tile = Tile {
-                        rows: tile_rows,
-                        blocks: depth * x_blocks,
-                        a: &x.lines()[from..],
-                        stride: x.stride(),
-                        b,
-                        c: Line::floats_of_mut(&mut sums[(row - group) * 2..(row - group + tile_rows) * 2]),
-                    };
-                    match self.format {
-                        Format::F32 => path.f32(tile),
-                        Format::Bf16 => path.bf16(tile),
-                        Format::Int8 => path.int8(
-                            tile,
-                            &Scales {
-                                a: &x.scales()[from..],
-                                offsets: &x.offsets()[from..],
-                                b: &self.scales[at * COLUMNS..(at + depth) * COLUMNS],
-                            },
-                        ),
-                    }
-                    row += tile_rows;
-                }
-                block += depth;
-            }
-            for (row, sums) in Line::floats_of_mut(&mut sums[..group_rows * 2])
-                .chunks_exact(COLUMNS)
-                .enumerate()
-            {
-                // SAFETY: these columns belong to this panel, and each panel to one task.
-                let out = unsafe { out.part((group + row) * self.n + first, columns) };
-                out.copy_from_slice(&sums[..columns]);
-            }
-            group += group_rows;
-        }
     }
 }
 
@@ -269,7 +179,3 @@ fn pack_row(
         }
     }
 }
-
-#[cfg(test)]
-#[path = "matrix_tests.rs"]
-mod tests;

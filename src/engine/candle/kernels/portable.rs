@@ -15,6 +15,10 @@ impl Path for Portable {
         4
     }
 
+    fn int8_rows(&self) -> usize {
+        4
+    }
+
     fn rounds_to_bf16(&self) -> bool {
         false
     }

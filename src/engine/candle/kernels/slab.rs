@@ -32,7 +32,11 @@ impl Slab {
         let bytes = len
             .checked_mul(size_of::<Line>())
             .expect("a slab within the address space");
-        let align = if bytes >= HUGE { HUGE } else { align_of::<Line>() };
+        let align = if bytes >= HUGE {
+            HUGE
+        } else {
+            align_of::<Line>()
+        };
         // Room to begin at a multiple of `align` by hand: asked for more than the usual alignment, the allocator would
         // fill in the zeros itself, and so take up all of the memory at once.
         let layout = bytes

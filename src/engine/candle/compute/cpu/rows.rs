@@ -2,6 +2,8 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
+use candle_core::{Result, bail};
+
 use super::super::super::kernels::{Activations, Buffer};
 
 /// What a row set is made of.
@@ -53,6 +55,14 @@ impl Rows {
         self.width
     }
 
+    /// That the values are there, not only packed ones.
+    pub(super) fn check(&self) -> Result<()> {
+        if self.memory.values.len() != self.count * self.width {
+            bail!("rows made for a linear layer and nothing else");
+        }
+        Ok(())
+    }
+
     /// All of them.
     pub(super) fn values(&self) -> &[f32] {
         &self.memory.values
@@ -72,6 +82,13 @@ impl Rows {
     /// Values and packed values, to be filled together.
     pub(super) fn parts(&mut self) -> (&mut [f32], &mut Activations) {
         (&mut self.memory.values, &mut self.memory.packed)
+    }
+
+    /// Packed values alone, to be filled: there are no others then.
+    pub(super) fn packed_alone(&mut self) -> &mut Activations {
+        self.memory.values.resize(0);
+        self.packed = true;
+        &mut self.memory.packed
     }
 
     /// Says that both are filled.

@@ -21,23 +21,34 @@ fn product(
 }
 
 fn multiply(path: &dyn Path, pool: &Pool, matrix: &Matrix, x: &[f32], m: usize) -> Vec<f32> {
-    let (n, k) = (matrix.n(), matrix.k());
+    let n = matrix.n();
+    let activations = packed(path, matrix.format(), x, m);
+    let mut out = vec![f32::NAN; m * n];
+    matrix.multiply(path, pool, &activations, &mut out);
+    out
+}
+
+/// Activations as a product wants them.
+fn packed(path: &dyn Path, format: Format, x: &[f32], m: usize) -> Activations {
     let mut activations = Activations::default();
-    let filling = activations.lay_out(Kind::of(matrix.format(), path), m, k);
+    let k = x.len() / m;
+    let filling = activations.lay_out(Kind::of(format, path), m, k);
     for row in 0..m {
         // SAFETY: one thread, one row after the other.
         unsafe { filling.row(path, row, &x[row * k..(row + 1) * k]) };
     }
-    let mut out = vec![f32::NAN; m * n];
-    matrix.multiply(path, pool, &activations, &mut out);
-    out
+    activations
 }
 
 /// The sum in f64, and how far off the format may be.
 fn expected(format: Format, x: &[f32], w: &[f32]) -> (f64, f64) {
     let (mut sum, mut error, mut magnitude) = (0.0, 0.0, 0.0);
     let largest = |values: &[f32]| {
-        f64::from(values.iter().fold(0.0f32, |largest, value| largest.max(value.abs())))
+        f64::from(
+            values
+                .iter()
+                .fold(0.0f32, |largest, value| largest.max(value.abs())),
+        )
     };
     for (x, w) in x.chunks(SCALED).zip(w.chunks(SCALED)) {
         let (step_x, step_w) = (largest(x) / 254.0, largest(w) / 254.0);
@@ -152,7 +163,11 @@ fn a_value_that_is_no_number_spoils_its_own_row_only() {
                 for (row, out) in out.chunks(n).enumerate() {
                     let spoilt = out.iter().all(|value| !value.is_finite());
                     let sound = out.iter().all(|value| value.is_finite());
-                    assert!(if row == 6 { spoilt } else { sound }, "{} {format:?}", path.name());
+                    assert!(
+                        if row == 6 { spoilt } else { sound },
+                        "{} {format:?}",
+                        path.name()
+                    );
                 }
             }
         }
@@ -170,8 +185,18 @@ fn a_row_is_the_same_bit_by_bit_whatever_rows_are_beside_it() {
             let matrix = Matrix::pack(path, &pool, format, &[(&w, n)], k);
             let all = multiply(path, &pool, &matrix, &x, 60);
             for (first, rows) in [(0, 1), (5, 2), (59, 1), (7, 13), (20, 31)] {
-                let some = multiply(path, &pool, &matrix, &x[first * k..(first + rows) * k], rows);
-                assert!(some == all[first * n..(first + rows) * n], "{} {format:?}", path.name());
+                let some = multiply(
+                    path,
+                    &pool,
+                    &matrix,
+                    &x[first * k..(first + rows) * k],
+                    rows,
+                );
+                assert!(
+                    some == all[first * n..(first + rows) * n],
+                    "{} {format:?}",
+                    path.name()
+                );
             }
         }
     }
@@ -185,15 +210,62 @@ fn matrices_below_each_other_are_one() {
     let (x, w) = (random.normals(3 * k), random.normals(90 * k));
     for path in paths() {
         for format in FORMATS {
-            let parts = [(&w[..50 * k], 50), (&w[50 * k..53 * k], 3), (&w[53 * k..], 37)];
+            let parts = [
+                (&w[..50 * k], 50),
+                (&w[50 * k..53 * k], 3),
+                (&w[53 * k..], 37),
+            ];
             let parts = Matrix::pack(path, &pool, format, &parts, k);
             let whole = Matrix::pack(path, &pool, format, &[(&w, 90)], k);
             assert_eq!(parts.n(), 90);
-            assert!(
-                multiply(path, &pool, &parts, &x, 3) == multiply(path, &pool, &whole, &x, 3)
-            );
+            assert!(multiply(path, &pool, &parts, &x, 3) == multiply(path, &pool, &whole, &x, 3));
         }
     }
+}
+
+#[test]
+fn a_product_added_or_gated_at_once_is_the_same_as_one_after_the_other() {
+    let pool = Pool::new(2).unwrap();
+    let mut random = Random::new(6);
+    for path in paths() {
+        for format in FORMATS {
+            for (m, half, k) in [(1, 64, 64), (5, 128, 100), (60, 192, 900), (97, 64, 31)] {
+                let (x, w) = (random.normals(m * k), random.normals(2 * half * k));
+                let matrix = Matrix::pack(path, &pool, format, &[(&w, 2 * half)], k);
+                assert!(matrix.can_gate());
+                let product = multiply(path, &pool, &matrix, &x, m);
+                let x = packed(path, format, &x, m);
+                let before = random.normals(product.len());
+                let mut sum = before.clone();
+                matrix.add_to(path, &pool, &x, &mut sum);
+                assert!(
+                    sum.iter()
+                        .zip(before.iter().zip(&product))
+                        .all(|(s, (b, p))| *s == b + p)
+                );
+                let mut wanted = vec![0.0; m * half];
+                for (out, row) in wanted.chunks_mut(half).zip(product.chunks(2 * half)) {
+                    path.gate(&row[..half], &row[half..], out);
+                }
+                let wanted = packed(path, format, &wanted, m);
+                let mut found = Activations::default();
+                matrix.gated(path, &pool, &x, &mut found);
+                assert_eq!((found.rows(), found.width()), (m, half));
+                for block in 0..half / found.kind().unwrap().per_line() {
+                    for row in 0..m {
+                        let at = block * found.stride() + row;
+                        assert_eq!(found.lines()[at], wanted.lines()[at]);
+                        if format == Format::Int8 {
+                            assert_eq!(found.scales()[at], wanted.scales()[at]);
+                            assert_eq!(found.offsets()[at], wanted.offsets()[at]);
+                        }
+                    }
+                }
+            }
+        }
+    }
+    let (path, ragged) = (paths()[0], [0.0; 192]);
+    assert!(!Matrix::pack(path, &pool, Format::Int8, &[(&ragged, 192)], 1).can_gate());
 }
 
 #[test]
