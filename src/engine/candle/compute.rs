@@ -90,6 +90,29 @@ pub(crate) trait Compute {
     /// Where the computation fails.
     fn add(&mut self, x: &mut Self::Rows, y: &Self::Rows) -> Result<()>;
 
+    /// [`Compute::gate`] of [`Compute::linear`], for the next linear layer and nothing else.
+    ///
+    /// # Errors
+    /// Where the computation fails.
+    fn linear_gated(&mut self, x: &Self::Rows, w: &Self::Matrix) -> Result<Self::Rows> {
+        let gate_up = self.linear(x, w)?;
+        self.gate(gate_up)
+    }
+
+    /// `x += y · wᵀ`.
+    ///
+    /// # Errors
+    /// Where the computation fails.
+    fn linear_added(
+        &mut self,
+        x: &mut Self::Rows,
+        y: &Self::Rows,
+        w: &Self::Matrix,
+    ) -> Result<()> {
+        let product = self.linear(y, w)?;
+        self.add(x, &product)
+    }
+
     /// Some of the rows, in the order given.
     ///
     /// # Errors

@@ -131,13 +131,10 @@ impl<C: Compute> Model<C> {
                 attended = c.select(&attended, &wanted)?;
                 x = c.select(&x, &wanted)?;
             }
-            let y = c.linear(&attended, &layer.out)?;
-            c.add(&mut x, &y)?;
+            c.linear_added(&mut x, &attended, &layer.out)?;
             let h = c.norm(&x, &layer.mlp_norm)?;
-            let inner = c.linear(&h, &layer.gate_up)?;
-            let inner = c.gate(inner)?;
-            let y = c.linear(&inner, &layer.down)?;
-            c.add(&mut x, &y)?;
+            let inner = c.linear_gated(&h, &layer.gate_up)?;
+            c.linear_added(&mut x, &inner, &layer.down)?;
         }
         let h = c.norm(&x, &self.norm)?;
         c.linear(&h, &self.head).map(Some)
@@ -181,3 +178,6 @@ fn failed(error: candle_core::Error) -> Error {
         reason: format!("the model failed: {error}"),
     }
 }
+
+#[cfg(test)]
+mod tests;

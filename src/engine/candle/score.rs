@@ -27,12 +27,13 @@ pub fn score(config: &Config, answers: &[(Request, String)]) -> Result<Score, Er
     } = build(config)?;
     let mut score = Score::default();
     let mut sum = 0.0;
-    let end = chat.stops().first().copied();
     for (request, text) in answers {
         let mut tokens = chat.encode(&request.system, &request.user)?;
         let prompt = tokens.len();
         tokens.extend(chat.text_ids(text)?);
-        tokens.extend(end);
+        // Stands for the end of the turn, whichever of the tokens that mean it the model likes best.
+        let end = tokens.len();
+        tokens.extend(chat.stops().first());
         let longest = limits.context.min(limits.blocks * BLOCK);
         if tokens.len() > longest {
             let count = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
@@ -67,7 +68,13 @@ pub fn score(config: &Config, answers: &[(Request, String)]) -> Result<Score, Er
             };
             for (at, answer) in wanted.iter().zip(model.step(&step)?) {
                 if let Answer::Logits(logits) = answer {
-                    sum += nll(&logits, tokens[at + 1] as usize);
+                    sum += if at + 1 == end {
+                        let ends = chat.stops().iter();
+                        ends.map(|&stop| nll(&logits, stop as usize))
+                            .fold(f64::INFINITY, f64::min)
+                    } else {
+                        nll(&logits, tokens[at + 1] as usize)
+                    };
                     score.tokens += 1;
                 }
             }
