@@ -94,6 +94,9 @@ pub(crate) trait Path: Send + Sync {
     /// A line is 64 signed bytes, a word of `b` four bytes of one output with 128 added.
     fn int8(&self, tile: Tile<'_>, scales: &Scales<'_>);
 
+    /// Says that these lines will be needed soon.
+    fn prefetch(&self, _lines: &[Line]) {}
+
     /// Quantizes up to 64 values: their scale, and -128 times the sum of the bytes.
     fn quantize(&self, x: &[f32], out: &mut Line) -> (f32, i32);
     /// `out = x / sqrt(mean(x²) + epsilon) * weight`.
@@ -107,29 +110,31 @@ pub(crate) trait Path: Send + Sync {
     /// The first of the largest values; NaN is never the largest, save that 0 is given where there is nothing else.
     fn argmax(&self, x: &[f32]) -> usize;
     /// Weighs one block of scores `[rows, 32]`, the online softmax: the first `valid[row]` of a row count. The weights go to
-    /// the lines `row` and `rows + row`, 0 for what does not count; earlier sums are to be multiplied with the row's
-    /// `rescale`.
+    /// the lines `row` and `rows + row`, 0 for what does not count. Earlier sums are to be multiplied with the row's
+    /// `rescale`; says whether one of these is not 1.
     fn softmax(
         &self,
         scores: &[f32],
         valid: &[usize],
-        states: &mut [Softmax],
+        states: &mut Softmax,
         weights: &mut [Line],
-        rescale: &mut [f32],
-    );
+        rescale: &mut [f32; MOST_ROWS],
+    ) -> bool;
+    /// `x *= factor`.
+    fn scale(&self, x: &mut [f32], factor: f32);
     /// Floats to the nearest half-precision floats; what is larger than these can be becomes the largest.
     fn narrow(&self, x: &[f32], out: &mut [u16]);
     /// Half-precision floats to floats.
     fn widen(&self, x: &[u16], out: &mut [f32]);
 }
 
-/// What a row's attention has seen so far.
+/// What the attention of a tile's rows has seen so far.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Softmax {
     /// The largest score.
-    pub largest: f32,
+    pub largest: [f32; MOST_ROWS],
     /// The sum of `exp(score - largest)`.
-    pub sum: f32,
+    pub sum: [f32; MOST_ROWS],
 }
 
 /// The paths this processor has, the best one first.

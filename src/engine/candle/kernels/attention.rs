@@ -242,17 +242,20 @@ impl Attention {
         task: &Task,
         out: &Shared<'_, f32>,
     ) {
-        const NOTHING: Softmax = Softmax {
-            largest: f32::NEG_INFINITY,
-            sum: 0.0,
-        };
         let (heads, run, rows) = (cache.heads(), &self.runs[task.run], task.queries);
         let (group, tiles, stride) = (heads.group(), heads.tiles(), self.stride(heads));
         let mut scores = [Line::ZERO; MOST_ROWS * 2];
         let mut weights = [Line::ZERO; MOST_ROWS * 2];
         let mut sums = [Line::ZERO; MOST_ROWS * MOST_DIM / 16];
-        let mut states = [NOTHING; MOST_ROWS];
+        let mut states = Softmax {
+            largest: [f32::NEG_INFINITY; MOST_ROWS],
+            sum: [0.0; MOST_ROWS],
+        };
         let (mut valid, mut rescale) = ([0; MOST_ROWS], [1.0; MOST_ROWS]);
+        let mut positions = [0; MOST_ROWS];
+        for (i, position) in positions[..rows].iter_mut().enumerate() {
+            *position = run.start + (task.first + i) / group;
+        }
         let product = |tile: Tile<'_>| {
             if cache.halves() {
                 path.f16(tile);
@@ -262,9 +265,13 @@ impl Attention {
         };
         let queries =
             &self.queries[task.head * tiles * 2 * stride + run.row * group + task.first..];
-        let last = run.start + (task.first + rows - 1) / group;
-        for (number, &block) in run.blocks[..=last / POSITIONS].iter().enumerate() {
+        let last = positions[rows - 1] / POSITIONS;
+        for (number, &block) in run.blocks[..=last].iter().enumerate() {
             let block = block as usize;
+            // Blocks lie anywhere in memory; the processor cannot know the next one.
+            if let Some(&next) = run.blocks[..=last].get(number + 1) {
+                path.prefetch(cache.both(layer, next as usize, task.head));
+            }
             scores[..rows * 2].fill(Line::ZERO);
             product(Tile {
                 rows,
@@ -274,25 +281,24 @@ impl Attention {
                 b: cache.keys(layer, block, task.head),
                 c: Line::floats_of_mut(&mut scores[..rows * 2]),
             });
-            for (i, valid) in valid[..rows].iter_mut().enumerate() {
-                let position = run.start + (task.first + i) / group;
+            for (valid, position) in valid.iter_mut().zip(&positions[..rows]) {
                 *valid = (position + 1)
                     .saturating_sub(number * POSITIONS)
                     .min(POSITIONS);
             }
-            path.softmax(
+            let rescaled = path.softmax(
                 Line::floats_of(&scores[..rows * 2]),
                 &valid[..rows],
-                &mut states[..rows],
+                &mut states,
                 &mut weights[..rows * 2],
-                &mut rescale[..rows],
+                &mut rescale,
             );
             for tile in 0..tiles {
                 let sums = &mut sums[tile * rows * 2..(tile + 1) * rows * 2];
                 let sums = Line::floats_of_mut(sums);
-                for (sums, &rescale) in sums.chunks_exact_mut(COLUMNS).zip(&rescale[..rows]) {
-                    if rescale != 1.0 {
-                        sums.iter_mut().for_each(|sum| *sum *= rescale);
+                if rescaled {
+                    for (sums, &rescale) in sums.chunks_exact_mut(COLUMNS).zip(&rescale) {
+                        path.scale(sums, rescale);
                     }
                 }
                 product(Tile {
@@ -305,16 +311,15 @@ impl Attention {
                 });
             }
         }
-        for (i, state) in states[..rows].iter().enumerate() {
+        for (i, total) in states.sum[..rows].iter().enumerate() {
             let (row, member) = (run.row + (task.first + i) / group, (task.first + i) % group);
             let at = (row * heads.queries + task.head * group + member) * heads.dim;
             // SAFETY: this head of this row is this task's.
             let out = unsafe { out.part(at, heads.dim) };
             for (tile, out) in out.chunks_mut(COLUMNS).enumerate() {
                 let sums = Line::floats_of(&sums[(tile * rows + i) * 2..][..2]);
-                for (out, &sum) in out.iter_mut().zip(sums) {
-                    *out = sum / state.sum;
-                }
+                out.copy_from_slice(&sums[..out.len()]);
+                path.scale(out, 1.0 / total);
             }
         }
     }

@@ -4,7 +4,7 @@ use std::arch::x86_64::*;
 
 use super::lanes::elementwise;
 use super::raw::{Raw, by_rows};
-use super::{COLUMNS, Line, Path, Scales, Softmax, Tile};
+use super::{COLUMNS, Line, MOST_ROWS, Path, Scales, Softmax, Tile};
 
 /// The path with AVX2, FMA and F16C.
 pub(crate) struct Avx2 {
@@ -74,7 +74,15 @@ impl Path for Avx2 {
         }
     }
 
+    fn prefetch(&self, lines: &[Line]) {
+        for line in lines {
+            // SAFETY: any address may be prefetched; this one is even there.
+            unsafe { _mm_prefetch::<_MM_HINT_T0>(std::ptr::from_ref(line).cast()) };
+        }
+    }
+
     elementwise!("avx2,fma,f16c");
+    elementwise!(hot "avx2,fma,f16c");
 }
 
 /// The sums so far of one half of the columns.

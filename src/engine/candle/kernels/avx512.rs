@@ -1,10 +1,15 @@
 //! Register tiles of 12 rows and 2 registers of 16 columns, in AVX-512.
 
+mod wide;
+
 use std::arch::x86_64::*;
 
 use super::lanes::elementwise;
 use super::raw::{Raw, by_rows};
-use super::{COLUMNS, Line, Path, Scales, Softmax, Tile};
+use super::{COLUMNS, Line, MOST_ROWS, Path, SCALED, Scales, Softmax, Tile};
+
+/// Lines from the weights in use to those that are asked for.
+const AHEAD: usize = 64;
 
 /// The path with AVX-512's foundation, and VNNI; with BF16 where it pays.
 pub(crate) struct Avx512 {
@@ -83,6 +88,46 @@ impl Path for Avx512 {
         let tile = Raw::with_scales(tile, 32, scales);
         // SAFETY: as in `f32`; the scales reach as far as the lines (checked above).
         unsafe { by_rows!(tile.rows, bytes(&tile, scales); 1 2 3 4 5 6 7 8 9 10 11 12) }
+    }
+
+    fn quantize(&self, x: &[f32], out: &mut Line) -> (f32, i32) {
+        let mut room = [0.0; SCALED];
+        let whole = if let Ok(whole) = <&[f32; SCALED]>::try_from(x) {
+            whole
+        } else {
+            room[..x.len()].copy_from_slice(x);
+            &room
+        };
+        // SAFETY: as in `f32`.
+        unsafe { wide::quantize(whole, out) }
+    }
+
+    fn gate(&self, gate: &[f32], up: &[f32], out: &mut [f32]) {
+        assert!(gate.len() == up.len() && gate.len() == out.len());
+        // SAFETY: as in `f32`; the lengths are the same.
+        unsafe { wide::gate(gate, up, out) }
+    }
+
+    fn softmax(
+        &self,
+        scores: &[f32],
+        valid: &[usize],
+        states: &mut Softmax,
+        weights: &mut [Line],
+        rescale: &mut [f32; MOST_ROWS],
+    ) -> bool {
+        let rows = valid.len();
+        assert!(rows <= MOST_ROWS);
+        assert!(scores.len() == rows * COLUMNS && weights.len() == rows * 2);
+        // SAFETY: as in `f32`; the lengths are those of so many rows.
+        unsafe { wide::softmax(scores, valid, states, weights, rescale) }
+    }
+
+    fn prefetch(&self, lines: &[Line]) {
+        for line in lines {
+            // SAFETY: any address may be prefetched; this one is even there.
+            unsafe { _mm_prefetch::<_MM_HINT_T0>(std::ptr::from_ref(line).cast()) };
+        }
     }
 
     elementwise!("avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,fma");
@@ -260,6 +305,9 @@ unsafe fn bytes<const M: usize>(tile: &Raw, scales: &Scales<'_>) {
             for word in 0..16 {
                 let b0 = _mm512_load_si512(b);
                 let b1 = _mm512_load_si512(b.add(1));
+                // The next weights but one block, mostly from main memory: without this the products wait for them.
+                _mm_prefetch::<_MM_HINT_T0>(b.wrapping_add(AHEAD).cast());
+                _mm_prefetch::<_MM_HINT_T0>(b.wrapping_add(AHEAD + 1).cast());
                 b = b.add(2);
                 for (row, sums) in sums.iter_mut().enumerate() {
                     let a = _mm512_set1_epi32(*a.add(row * 16 + word));

@@ -98,6 +98,12 @@ impl Cache {
         &self.lines[at..at + Self::head_lines(self.heads, self.halves) / 2]
     }
 
+    /// A head's keys and values in a block.
+    pub(crate) fn both(&self, layer: usize, block: usize, head: usize) -> &[Line] {
+        let at = self.at(layer, block, head);
+        &self.lines[at..at + Self::head_lines(self.heads, self.halves)]
+    }
+
     /// A tile of a head's values in a block.
     pub(crate) fn values(&self, layer: usize, block: usize, head: usize, tile: usize) -> &[Line] {
         let size = Self::tile_lines(self.halves);

@@ -3,7 +3,7 @@
 //! Each path compiles them for its own instructions (`elementwise!`); the sixteen lanes are spelled out so that the
 //! compiler may use wide registers for the sums, whose order is thereby the same everywhere.
 
-use super::{COLUMNS, Line, SCALED, Softmax, half};
+use super::{COLUMNS, Line, MOST_ROWS, SCALED, Softmax, half};
 
 /// Values side by side.
 const LANES: usize = 16;
@@ -182,18 +182,28 @@ fn quantize_whole(x: &[f32; SCALED], out: &mut Line) -> (f32, i32) {
 pub(super) fn softmax(
     scores: &[f32],
     valid: &[usize],
-    states: &mut [Softmax],
+    states: &mut Softmax,
     weights: &mut [Line],
-    rescale: &mut [f32],
-) {
+    rescale: &mut [f32; MOST_ROWS],
+) -> bool {
     let rows = valid.len();
     let scores = scores.as_chunks::<COLUMNS>().0;
-    assert!(scores.len() == rows && states.len() == rows && rescale.len() == rows);
+    assert!(scores.len() == rows && rows <= MOST_ROWS);
     let (low, high) = weights.split_at_mut(rows);
     assert!(high.len() == rows);
     for row in 0..rows {
         let halves = [low[row].floats_mut(), high[row].floats_mut()];
-        rescale[row] = softmax_row(&scores[row], valid[row], &mut states[row], halves);
+        let state = (&mut states.largest[row], &mut states.sum[row]);
+        rescale[row] = softmax_row(&scores[row], valid[row], state, halves);
+    }
+    rescale[..rows].iter().any(|&rescale| rescale != 1.0)
+}
+
+/// See [`super::Path::scale`].
+#[inline(always)]
+pub(super) fn scale(x: &mut [f32], factor: f32) {
+    for x in x {
+        *x *= factor;
     }
 }
 
@@ -201,7 +211,7 @@ pub(super) fn softmax(
 fn softmax_row(
     scores: &[f32; COLUMNS],
     valid: usize,
-    state: &mut Softmax,
+    (high_score, total): (&mut f32, &mut f32),
     weights: [&mut [f32; LANES]; 2],
 ) -> f32 {
     let mut masked = *scores;
@@ -221,15 +231,15 @@ fn softmax_row(
         }
         half /= 2;
     }
-    let largest = larger(high[0], state.largest);
+    let largest = larger(high[0], *high_score);
     if largest == f32::NEG_INFINITY {
         // Nothing counts so far. (Or nothing but minus infinity: then the sum stays 0, and the row becomes NaN.)
         *weights[0] = [0.0; LANES];
         *weights[1] = [0.0; LANES];
         return 1.0;
     }
-    let rescale = if largest > state.largest {
-        exp(state.largest - largest)
+    let rescale = if largest > *high_score {
+        exp(*high_score - largest)
     } else {
         1.0
     };
@@ -239,8 +249,8 @@ fn softmax_row(
         (weights[0][i], weights[1][i]) = (a, b);
         sums[i] = a + b;
     }
-    state.sum = state.sum * rescale + sum(sums);
-    state.largest = largest;
+    *total = *total * rescale + sum(sums);
+    *high_score = largest;
     rescale
 }
 
@@ -274,17 +284,21 @@ pub(super) fn widen(x: &[u16], out: &mut [f32]) {
 /// The loops over single rows for a path whose instructions are named.
 macro_rules! elementwise {
     ($($features:literal)?) => {
-        elementwise!(@ $($features)?, quantize(x: &[f32], out: &mut Line) -> (f32, i32));
         elementwise!(@ $($features)?, norm(x: &[f32], weight: &[f32], epsilon: f32, out: &mut [f32]) -> ());
-        elementwise!(@ $($features)?, gate(gate: &[f32], up: &[f32], out: &mut [f32]) -> ());
         elementwise!(@ $($features)?, add(x: &mut [f32], y: &[f32]) -> ());
+        elementwise!(@ $($features)?, scale(x: &mut [f32], factor: f32) -> ());
         elementwise!(@ $($features)?, rotate(x: &mut [f32], cosines: &[f32], sines: &[f32]) -> ());
         elementwise!(@ $($features)?, argmax(x: &[f32]) -> usize);
-        elementwise!(@ $($features)?, softmax(
-            scores: &[f32], valid: &[usize], states: &mut [Softmax], weights: &mut [Line], rescale: &mut [f32]
-        ) -> ());
         elementwise!(@ $($features)?, narrow(x: &[f32], out: &mut [u16]) -> ());
         elementwise!(@ $($features)?, widen(x: &[u16], out: &mut [f32]) -> ());
+    };
+    // Those that AVX-512 has in its own words.
+    (hot $($features:literal)?) => {
+        elementwise!(@ $($features)?, quantize(x: &[f32], out: &mut Line) -> (f32, i32));
+        elementwise!(@ $($features)?, gate(gate: &[f32], up: &[f32], out: &mut [f32]) -> ());
+        elementwise!(@ $($features)?, softmax(
+            scores: &[f32], valid: &[usize], states: &mut Softmax, weights: &mut [Line], rescale: &mut [f32; MOST_ROWS]
+        ) -> bool);
     };
     (@ , $name:ident($($argument:ident: $type:ty),*) -> $result:ty) => {
         fn $name(&self, $($argument: $type),*) -> $result {

@@ -1,7 +1,7 @@
 //! Plain loops for any processor; what the other paths are tested against as well.
 
 use super::lanes::elementwise;
-use super::{COLUMNS, Line, Path, Scales, Softmax, Tile, half};
+use super::{COLUMNS, Line, MOST_ROWS, Path, Scales, Softmax, Tile, half};
 
 /// The path without any particular instructions.
 pub(crate) struct Portable;
@@ -85,6 +85,7 @@ impl Path for Portable {
     }
 
     elementwise!();
+    elementwise!(hot);
 }
 
 /// Calls `block` with each row's lines, the lines of weights that belong to them, and the row's sums.

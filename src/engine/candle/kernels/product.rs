@@ -87,13 +87,9 @@ impl Matrix {
             for i in 0..rows {
                 let mut gates = [0.0; SCALED];
                 for half in 0..HALF {
-                    let part = |sums: &[&[f32]; GATED], first: usize| {
-                        let mut values = [0.0; COLUMNS];
-                        values.copy_from_slice(&sums[first + half][i * COLUMNS..(i + 1) * COLUMNS]);
-                        values
-                    };
-                    let (gate, up) = (part(&sums, 0), part(&sums, HALF));
-                    path.gate(&gate, &up, &mut gates[half * COLUMNS..(half + 1) * COLUMNS]);
+                    let row = i * COLUMNS..(i + 1) * COLUMNS;
+                    let (gate, up) = (&sums[half][row.clone()], &sums[HALF + half][row]);
+                    path.gate(gate, up, &mut gates[half * COLUMNS..(half + 1) * COLUMNS]);
                 }
                 // SAFETY: this block belongs to this task.
                 unsafe { out.block(path, row + i, block, &gates) };
