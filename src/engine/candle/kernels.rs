@@ -36,7 +36,7 @@ pub(crate) use line::{Buffer, Line};
 pub(crate) use matrix::{Format, Matrix};
 pub(crate) use pool::Pool;
 pub(crate) use shared::Shared;
-pub(crate) use slab::Slab;
+pub(crate) use slab::{Piece, Shelf, Slab};
 
 /// Columns of a register tile: the weights of so many outputs lie side by side.
 pub(crate) const COLUMNS: usize = 32;
@@ -44,6 +44,8 @@ pub(crate) const COLUMNS: usize = 32;
 pub(crate) const MOST_ROWS: usize = 12;
 /// Values that share one scale in [`Format::Int8`]: both the weights of one output and the activations of one row.
 pub(crate) const SCALED: usize = 64;
+/// Lines of 64 by 32 weights in bytes, the last two their scales.
+pub(crate) const INT8_LINES: usize = 34;
 
 /// One register tile of a product: `c[rows, 32] += a[rows, k] · b[k, 32]`.
 ///
@@ -70,8 +72,6 @@ pub(crate) struct Scales<'a> {
     pub a: &'a [f32],
     /// -128 times the sum of a row's bytes in a block, at `block * stride + row`: takes back the weights' offset.
     pub offsets: &'a [i32],
-    /// The weights' scales, `[blocks, 32]`.
-    pub b: &'a [f32],
 }
 
 /// The loops that are written once for each kind of instructions.
@@ -91,7 +91,8 @@ pub(crate) trait Path: Send + Sync {
     fn f16(&self, tile: Tile<'_>);
     /// A word of `b` is two bfloats of one output; a line is 32 bfloats, or 16 floats (see [`Path::rounds_to_bf16`]).
     fn bf16(&self, tile: Tile<'_>);
-    /// A line is 64 signed bytes, a word of `b` four bytes of one output with 128 added.
+    /// A line is 64 signed bytes, a word of `b` four bytes of one output with 128 added; behind each 64
+    /// of an output stands their scale ([`INT8_LINES`]).
     fn int8(&self, tile: Tile<'_>, scales: &Scales<'_>);
 
     /// Says that these lines will be needed soon.

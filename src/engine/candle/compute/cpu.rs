@@ -10,7 +10,7 @@ use candle_core::{Error, Result, Storage, Tensor, bail};
 
 use super::super::kernels::{
     Activations, Attention, Cache, Format, Heads, Inputs, Kind, Matrix, Path, Pool, Run, Shared,
-    paths,
+    Shelf, paths,
 };
 use super::super::spec::Spec;
 use super::super::step::{BLOCK, Step};
@@ -45,6 +45,7 @@ pub(crate) struct Cpu {
     attention: Attention,
     packed: Activations,
     spare: Spare,
+    shelf: Shelf,
     times: Times,
 }
 
@@ -109,6 +110,7 @@ impl Cpu {
             attention: Attention::default(),
             packed: Activations::default(),
             spare: Spare::default(),
+            shelf: Shelf::default(),
             times: Times::default(),
         })
     }
@@ -233,7 +235,7 @@ impl Compute for Cpu {
             }
             n += part.dims2()?.0;
         }
-        let mut matrix = Matrix::zeros(self.format, n, k);
+        let mut matrix = Matrix::zeros(&self.shelf, self.format, n, k);
         let mut row = 0;
         for part in parts {
             with_values(part, |values| {

@@ -4,7 +4,7 @@ use std::arch::x86_64::*;
 
 use super::lanes::elementwise;
 use super::raw::{Raw, by_rows};
-use super::{COLUMNS, Line, MOST_ROWS, Path, Scales, Softmax, Tile};
+use super::{COLUMNS, INT8_LINES, Line, MOST_ROWS, Path, SCALED, Scales, Softmax, Tile};
 
 /// The path with AVX2, FMA and F16C.
 pub(crate) struct Avx2 {
@@ -63,7 +63,7 @@ impl Path for Avx2 {
     }
 
     fn int8(&self, tile: Tile<'_>, scales: &Scales<'_>) {
-        let tile = Raw::with_scales(tile, 32, scales);
+        let tile = Raw::with_scales(tile, scales);
         // SAFETY: as in `f32`; the scales reach as far as the lines, and with `vnni` the processor has AVX-VNNI.
         unsafe {
             if self.vnni {
@@ -227,7 +227,8 @@ unsafe fn scale<const M: usize>(
 ) {
     // SAFETY: the scales reach as far as the lines (`Raw::with_scales`).
     unsafe {
-        let columns = scales.b.as_ptr().add(block * COLUMNS + half * 16);
+        let columns = tile.b.add(block * INT8_LINES + SCALED / 2).cast::<f32>();
+        let columns = columns.add(half * 16);
         let scale = [_mm256_loadu_ps(columns), _mm256_loadu_ps(columns.add(8))];
         let row_scales = scales.a.as_ptr().add(block * tile.stride);
         for (row, sums) in sums.iter().enumerate() {
@@ -247,7 +248,7 @@ unsafe fn scale<const M: usize>(
 /// activations' signs go over to them, and two products of at most 127 · 127 fit.
 ///
 /// # Safety
-/// `tile` must be of `M` rows, with 32 lines of weights a block, and `scales` as long as it needs.
+/// `tile` must be of `M` rows, of bytes, and `scales` as long as it needs.
 #[target_feature(enable = "avx2,fma")]
 unsafe fn bytes<const M: usize>(tile: &Raw, scales: &Scales<'_>) {
     let offset = _mm256_set1_epi8(-128);
@@ -256,7 +257,11 @@ unsafe fn bytes<const M: usize>(tile: &Raw, scales: &Scales<'_>) {
         for block in 0..tile.blocks {
             // SAFETY: every line read is one that `Raw::with_scales` has found to be there, and so are the scales.
             unsafe {
-                let mut b = tile.b.add(block * 32).cast::<__m256i>().add(half * 2);
+                let mut b = tile
+                    .b
+                    .add(block * INT8_LINES)
+                    .cast::<__m256i>()
+                    .add(half * 2);
                 let a = tile.a.add(block * tile.stride).cast::<i32>();
                 let mut sums = [[_mm256_setzero_si256(); 2]; M];
                 for word in 0..16 {
@@ -281,14 +286,18 @@ unsafe fn bytes<const M: usize>(tile: &Raw, scales: &Scales<'_>) {
 /// Bytes by bytes, each block with its scales, with AVX-VNNI: see the AVX-512 path.
 ///
 /// # Safety
-/// `tile` must be of `M` rows, with 32 lines of weights a block, and `scales` as long as it needs.
+/// `tile` must be of `M` rows, of bytes, and `scales` as long as it needs.
 #[target_feature(enable = "avx2,fma,avxvnni")]
 unsafe fn bytes_vnni<const M: usize>(tile: &Raw, scales: &Scales<'_>) {
     for half in 0..2 {
         for block in 0..tile.blocks {
             // SAFETY: every line read is one that `Raw::with_scales` has found to be there, and so are the scales.
             unsafe {
-                let mut b = tile.b.add(block * 32).cast::<__m256i>().add(half * 2);
+                let mut b = tile
+                    .b
+                    .add(block * INT8_LINES)
+                    .cast::<__m256i>()
+                    .add(half * 2);
                 let a = tile.a.add(block * tile.stride).cast::<i32>();
                 let offsets = scales.offsets.as_ptr().add(block * tile.stride);
                 let mut sums = [[_mm256_setzero_si256(); 2]; M];

@@ -6,7 +6,7 @@ use std::arch::x86_64::*;
 
 use super::lanes::elementwise;
 use super::raw::{Raw, by_rows};
-use super::{COLUMNS, Line, MOST_ROWS, Path, SCALED, Scales, Softmax, Tile};
+use super::{COLUMNS, INT8_LINES, Line, MOST_ROWS, Path, SCALED, Scales, Softmax, Tile};
 
 /// Lines from the weights in use to those that are asked for.
 const AHEAD: usize = 64;
@@ -85,7 +85,7 @@ impl Path for Avx512 {
     }
 
     fn int8(&self, tile: Tile<'_>, scales: &Scales<'_>) {
-        let tile = Raw::with_scales(tile, 32, scales);
+        let tile = Raw::with_scales(tile, scales);
         // SAFETY: as in `f32`; the scales reach as far as the lines (checked above).
         unsafe { by_rows!(tile.rows, bytes(&tile, scales); 1 2 3 4 5 6 7 8 9 10 11 12) }
     }
@@ -289,7 +289,7 @@ unsafe fn pairs<const M: usize>(tile: &Raw) {
 /// starts without (`Scales::offsets`).
 ///
 /// # Safety
-/// `tile` must be of `M` rows, with 32 lines of weights a block, and `scales` as long as it needs.
+/// `tile` must be of `M` rows, of bytes, and `scales` as long as it needs.
 #[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
 unsafe fn bytes<const M: usize>(tile: &Raw, scales: &Scales<'_>) {
     // SAFETY: every line read is one that `Raw::new` has found to be there, and so are the scales (`Avx512::int8`).
@@ -315,8 +315,8 @@ unsafe fn bytes<const M: usize>(tile: &Raw, scales: &Scales<'_>) {
                     sums[1] = _mm512_dpbusd_epi32(sums[1], b1, a);
                 }
             }
-            let columns = scales.b.as_ptr().add(block * COLUMNS);
-            let scale = [_mm512_loadu_ps(columns), _mm512_loadu_ps(columns.add(16))];
+            let scale = [_mm512_load_ps(b.cast()), _mm512_load_ps(b.add(1).cast())];
+            b = b.add(INT8_LINES - SCALED / 2);
             let row_scales = scales.a.as_ptr().add(block * tile.stride);
             for (row, sums) in sums.iter().enumerate() {
                 let row_scale = _mm512_set1_ps(*row_scales.add(row));

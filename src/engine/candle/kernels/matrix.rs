@@ -1,7 +1,7 @@
 //! Weights, packed for the register tiles.
 
 use super::half::bf16_from;
-use super::{COLUMNS, Line, Path, Pool, SCALED, Shared, Slab};
+use super::{COLUMNS, INT8_LINES, Line, Path, Piece, Pool, SCALED, Shared, Shelf};
 
 /// The number format of weights.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -19,25 +19,24 @@ pub(crate) enum Format {
 }
 
 impl Format {
-    /// Weights in a word of four bytes.
-    pub(super) fn per_word(self) -> usize {
+    /// Lines of a block of 64 by 32 weights.
+    pub(super) fn block_lines(self) -> usize {
         match self {
-            Self::F32 => 1,
-            Self::Bf16 => 2,
-            Self::Int8 => 4,
+            Self::F32 => 128,
+            Self::Bf16 => 64,
+            Self::Int8 => INT8_LINES,
         }
     }
 }
 
-/// Weights `[n, k]`: panels of 32 outputs, in each the words of four bytes along `k`, and for each word the 32 outputs.
+/// Weights `[n, k]`: panels of 32 outputs; in each, blocks of 64 along `k`; in these the words of four bytes, and for each
+/// word the 32 outputs. Behind a block of bytes lie its 32 scales.
 #[derive(Debug)]
 pub(crate) struct Matrix {
     pub(super) format: Format,
     pub(super) n: usize,
     pub(super) k: usize,
-    pub(super) lines: Slab,
-    /// `[panels, k / 64, 32]`, only for bytes.
-    pub(super) scales: Vec<f32>,
+    pub(super) lines: Piece,
 }
 
 impl Matrix {
@@ -48,11 +47,12 @@ impl Matrix {
     pub(crate) fn pack(
         path: &dyn Path,
         pool: &Pool,
+        shelf: &Shelf,
         format: Format,
         parts: &[(&[f32], usize)],
         k: usize,
     ) -> Self {
-        let mut matrix = Self::zeros(format, parts.iter().map(|part| part.1).sum(), k);
+        let mut matrix = Self::zeros(shelf, format, parts.iter().map(|part| part.1).sum(), k);
         let mut row = 0;
         for &(weights, rows) in parts {
             assert_eq!(weights.len(), rows * k);
@@ -66,21 +66,14 @@ impl Matrix {
     ///
     /// # Panics
     /// Where `k` is 0.
-    pub(crate) fn zeros(format: Format, n: usize, k: usize) -> Self {
+    pub(crate) fn zeros(shelf: &Shelf, format: Format, n: usize, k: usize) -> Self {
         assert!(k > 0);
-        let (blocks, panels) = (k.div_ceil(SCALED), n.div_ceil(COLUMNS));
-        let words = blocks * SCALED / format.per_word();
-        let scales = if format == Format::Int8 {
-            panels * blocks * COLUMNS
-        } else {
-            0
-        };
+        let blocks = n.div_ceil(COLUMNS) * k.div_ceil(SCALED);
         Self {
             format,
             n,
             k,
-            lines: Slab::zeros(panels * words * 2),
-            scales: vec![0.0; scales],
+            lines: shelf.take(blocks * format.block_lines()),
         }
     }
 
@@ -95,25 +88,18 @@ impl Matrix {
         if rows == 0 {
             return;
         }
-        let blocks = self.k.div_ceil(SCALED);
-        let panel_lines = blocks * SCALED / self.format.per_word() * 2;
-        let panel_scales = self.scales.len() / self.n.div_ceil(COLUMNS);
-        let (lines, scales) = (Shared::new(&mut self.lines), Shared::new(&mut self.scales));
+        let panel_lines = self.k.div_ceil(SCALED) * self.format.block_lines();
+        let lines = Shared::new(&mut self.lines);
         let (format, k) = (self.format, self.k);
         let (first, last) = (row / COLUMNS, (row + rows).div_ceil(COLUMNS));
         pool.split(last - first, 1, |panels| {
             for panel in first + panels.start..first + panels.end {
                 // SAFETY: a panel belongs to one task.
-                let (lines, scales) = unsafe {
-                    (
-                        lines.part(panel * panel_lines, panel_lines),
-                        scales.part(panel * panel_scales, panel_scales),
-                    )
-                };
+                let lines = unsafe { lines.part(panel * panel_lines, panel_lines) };
                 let outputs = (panel * COLUMNS).max(row)..((panel + 1) * COLUMNS).min(row + rows);
                 for output in outputs {
                     let weights = &weights[(output - row) * k..(output - row + 1) * k];
-                    pack_row(path, format, output % COLUMNS, weights, lines, scales);
+                    pack_row(path, format, output % COLUMNS, weights, lines);
                 }
             }
         });
@@ -136,22 +122,14 @@ impl Matrix {
 
     /// Bytes of memory.
     pub(crate) fn bytes(&self) -> usize {
-        self.lines.len() * size_of::<Line>() + self.scales.len() * size_of::<f32>()
+        self.lines.len() * size_of::<Line>()
     }
 }
 
 /// Packs one output's weights into its panel.
-fn pack_row(
-    path: &dyn Path,
-    format: Format,
-    column: usize,
-    weights: &[f32],
-    lines: &mut [Line],
-    scales: &mut [f32],
-) {
-    let words = SCALED / format.per_word();
-    for (block, weights) in weights.chunks(SCALED).enumerate() {
-        let lines = &mut lines[block * words * 2..(block + 1) * words * 2];
+fn pack_row(path: &dyn Path, format: Format, column: usize, weights: &[f32], lines: &mut [Line]) {
+    let blocks = lines.chunks_exact_mut(format.block_lines());
+    for (lines, weights) in blocks.zip(weights.chunks(SCALED)) {
         let mut word = |word: usize, value: u32| {
             lines[word * 2 + column / 16].0[column % 16] = value;
         };
@@ -170,7 +148,8 @@ fn pack_row(
             }
             Format::Int8 => {
                 let mut line = Line::ZERO;
-                scales[block * COLUMNS + column] = path.quantize(weights, &mut line).0;
+                let (scale, _) = path.quantize(weights, &mut line);
+                word(SCALED / 4, scale.to_bits());
                 for (i, &bytes) in line.0.iter().enumerate() {
                     // Adding 128 to a byte, modulo 256, is turning its highest bit.
                     word(i, bytes ^ 0x8080_8080);

@@ -1,7 +1,7 @@
 //! Plain loops for any processor; what the other paths are tested against as well.
 
 use super::lanes::elementwise;
-use super::{COLUMNS, Line, MOST_ROWS, Path, Scales, Softmax, Tile, half};
+use super::{COLUMNS, INT8_LINES, Line, MOST_ROWS, Path, SCALED, Scales, Softmax, Tile, half};
 
 /// The path without any particular instructions.
 pub(crate) struct Portable;
@@ -65,7 +65,8 @@ impl Path for Portable {
                 let at = block * tile.stride + row;
                 let mut sums = [scales.offsets[at]; COLUMNS];
                 let words = tile.a[at].bytes().as_chunks::<4>().0;
-                let lines = &tile.b[block * 32..(block + 1) * 32];
+                let lines = &tile.b[block * INT8_LINES..(block + 1) * INT8_LINES];
+                let (lines, columns) = lines.split_at(SCALED / 2);
                 for (word, pair) in words.iter().zip(lines.as_chunks::<2>().0) {
                     for (part, sums) in sums.as_chunks_mut::<16>().0.iter_mut().enumerate() {
                         for (sum, b) in sums.iter_mut().zip(pair[part].bytes().as_chunks::<4>().0) {
@@ -75,9 +76,8 @@ impl Path for Portable {
                         }
                     }
                 }
-                let columns = &scales.b[block * COLUMNS..(block + 1) * COLUMNS];
                 let c = &mut tile.c[row * COLUMNS..(row + 1) * COLUMNS];
-                for ((c, &sum), &scale) in c.iter_mut().zip(&sums).zip(columns) {
+                for ((c, &sum), &scale) in c.iter_mut().zip(&sums).zip(Line::floats_of(columns)) {
                     *c += sum as f32 * scale * scales.a[at];
                 }
             }

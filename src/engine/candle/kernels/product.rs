@@ -6,7 +6,7 @@ use super::{Activations, COLUMNS, Format, Line, Matrix, Path, Pool, SCALED, Scal
 /// Rows whose sums are kept while a part of a panel stays in the first cache.
 const GROUP: usize = 48;
 /// Bytes of a panel that stay in the first cache.
-const NEAR: usize = 24 << 10;
+const NEAR: usize = 26 << 10;
 /// Panels that hold a block of a gate and the same block of what it lets through.
 const GATED: usize = 2 * SCALED / COLUMNS;
 
@@ -160,7 +160,7 @@ impl Matrix {
         sums: &mut [Line],
     ) {
         let blocks = self.k.div_ceil(SCALED);
-        let lines_per_block = SCALED / self.format.per_word() * 2;
+        let lines_per_block = self.format.block_lines();
         let x_blocks = SCALED / Kind::of(self.format, path).per_line();
         let near = (NEAR / size_of::<Line>() / lines_per_block).max(1);
         sums.fill(Line::ZERO);
@@ -188,7 +188,6 @@ impl Matrix {
                         &Scales {
                             a: &x.scales()[from..],
                             offsets: &x.offsets()[from..],
-                            b: &self.scales[at * COLUMNS..(at + depth) * COLUMNS],
                         },
                     ),
                 }

@@ -3,7 +3,7 @@
 use proptest::prelude::*;
 
 use super::super::random::Random;
-use super::super::{Activations, Path, Pool, paths};
+use super::super::{Activations, Path, Pool, Shelf, paths};
 use super::*;
 
 const FORMATS: [Format; 3] = [Format::F32, Format::Bf16, Format::Int8];
@@ -16,7 +16,7 @@ fn product(
     (x, w): (&[f32], &[f32]),
     (m, n, k): (usize, usize, usize),
 ) -> Vec<f32> {
-    let matrix = Matrix::pack(path, pool, format, &[(w, n)], k);
+    let matrix = Matrix::pack(path, pool, &Shelf::default(), format, &[(w, n)], k);
     multiply(path, pool, &matrix, x, m)
 }
 
@@ -182,7 +182,7 @@ fn a_row_is_the_same_bit_by_bit_whatever_rows_are_beside_it() {
     let (x, w) = (random.normals(60 * k), random.normals(n * k));
     for path in paths() {
         for format in FORMATS {
-            let matrix = Matrix::pack(path, &pool, format, &[(&w, n)], k);
+            let matrix = Matrix::pack(path, &pool, &Shelf::default(), format, &[(&w, n)], k);
             let all = multiply(path, &pool, &matrix, &x, 60);
             for (first, rows) in [(0, 1), (5, 2), (59, 1), (7, 13), (20, 31)] {
                 let some = multiply(
@@ -215,8 +215,8 @@ fn matrices_below_each_other_are_one() {
                 (&w[50 * k..53 * k], 3),
                 (&w[53 * k..], 37),
             ];
-            let parts = Matrix::pack(path, &pool, format, &parts, k);
-            let whole = Matrix::pack(path, &pool, format, &[(&w, 90)], k);
+            let parts = Matrix::pack(path, &pool, &Shelf::default(), format, &parts, k);
+            let whole = Matrix::pack(path, &pool, &Shelf::default(), format, &[(&w, 90)], k);
             assert_eq!(parts.n(), 90);
             assert!(multiply(path, &pool, &parts, &x, 3) == multiply(path, &pool, &whole, &x, 3));
         }
@@ -231,7 +231,8 @@ fn a_product_added_or_gated_at_once_is_the_same_as_one_after_the_other() {
         for format in FORMATS {
             for (m, half, k) in [(1, 64, 64), (5, 128, 100), (60, 192, 900), (97, 64, 31)] {
                 let (x, w) = (random.normals(m * k), random.normals(2 * half * k));
-                let matrix = Matrix::pack(path, &pool, format, &[(&w, 2 * half)], k);
+                let matrix =
+                    Matrix::pack(path, &pool, &Shelf::default(), format, &[(&w, 2 * half)], k);
                 assert!(matrix.can_gate());
                 let product = multiply(path, &pool, &matrix, &x, m);
                 let x = packed(path, format, &x, m);
@@ -265,13 +266,30 @@ fn a_product_added_or_gated_at_once_is_the_same_as_one_after_the_other() {
         }
     }
     let (path, ragged) = (paths()[0], [0.0; 192]);
-    assert!(!Matrix::pack(path, &pool, Format::Int8, &[(&ragged, 192)], 1).can_gate());
+    assert!(
+        !Matrix::pack(
+            path,
+            &pool,
+            &Shelf::default(),
+            Format::Int8,
+            &[(&ragged, 192)],
+            1
+        )
+        .can_gate()
+    );
 }
 
 #[test]
 fn bytes_take_a_little_more_than_a_byte_for_each_weight() {
     let (path, pool) = (paths()[0], Pool::new(1).unwrap());
-    let matrix = Matrix::pack(path, &pool, Format::Int8, &[(&[0.5; 64 * 640], 64)], 640);
+    let matrix = Matrix::pack(
+        path,
+        &pool,
+        &Shelf::default(),
+        Format::Int8,
+        &[(&[0.5; 64 * 640], 64)],
+        640,
+    );
     assert_eq!(matrix.bytes(), 64 * 640 + 64 * 640 / 64 * 4);
 }
 

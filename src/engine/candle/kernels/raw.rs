@@ -1,6 +1,6 @@
 //! A register tile whose lengths are checked, so that the loops over it need not.
 
-use super::{COLUMNS, Line, Scales, Tile};
+use super::{COLUMNS, INT8_LINES, Line, Scales, Tile};
 
 /// [`Tile`] as pointers.
 pub(crate) struct Raw {
@@ -29,12 +29,11 @@ impl Raw {
         }
     }
 
-    /// Checks the scales as well.
-    pub(crate) fn with_scales(tile: Tile<'_>, lines: usize, scales: &Scales<'_>) -> Self {
-        let raw = Self::new(tile, lines);
+    /// Checks the scales as well: a tile of bytes.
+    pub(crate) fn with_scales(tile: Tile<'_>, scales: &Scales<'_>) -> Self {
+        let raw = Self::new(tile, INT8_LINES);
         let needed = (raw.blocks - 1) * raw.stride + raw.rows;
         assert!(scales.a.len() >= needed && scales.offsets.len() >= needed);
-        assert!(scales.b.len() >= raw.blocks * COLUMNS);
         raw
     }
 }

@@ -2,6 +2,7 @@
 
 use std::alloc::{Layout, alloc_zeroed, dealloc, handle_alloc_error};
 use std::ops::{Deref, DerefMut};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use super::Line;
 
@@ -99,6 +100,70 @@ impl DerefMut for Slab {
     }
 }
 
+/// Lines of a slab that are shared out piece by piece: matrices that are smaller than a huge page lie in one nevertheless.
+#[derive(Default)]
+pub(crate) struct Shelf(Mutex<Option<(Arc<Slab>, usize)>>);
+
+impl Shelf {
+    /// Lines of a slab that serves many.
+    const LINES: usize = 16 * HUGE / size_of::<Line>();
+
+    /// So many zero lines.
+    pub(crate) fn take(&self, len: usize) -> Piece {
+        if len > Self::LINES / 2 {
+            return Piece::of(Arc::new(Slab::zeros(len)), 0, len);
+        }
+        let mut open = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let (slab, used) = match open.take() {
+            Some((slab, used)) if slab.len - used >= len => (slab, used),
+            _ => (Arc::new(Slab::zeros(Self::LINES)), 0),
+        };
+        *open = Some((Arc::clone(&slab), used + len));
+        Piece::of(slab, used, len)
+    }
+}
+
+/// Lines from a [`Shelf`].
+#[derive(Debug)]
+pub(crate) struct Piece {
+    start: *mut Line,
+    len: usize,
+    /// Keeps the memory.
+    _slab: Arc<Slab>,
+}
+
+// SAFETY: no other piece has its lines, and nobody reaches a slab on a shelf but through pieces; so it owns them.
+unsafe impl Send for Piece {}
+// SAFETY: as above; shared references only read.
+unsafe impl Sync for Piece {}
+
+impl Piece {
+    fn of(slab: Arc<Slab>, from: usize, len: usize) -> Self {
+        debug_assert!(from + len <= slab.len);
+        Self {
+            start: slab.start.wrapping_add(from),
+            len,
+            _slab: slab,
+        }
+    }
+}
+
+impl Deref for Piece {
+    type Target = [Line];
+
+    fn deref(&self) -> &[Line] {
+        // SAFETY: lines of the slab, which lives as long as the piece, and of no other piece (`Shelf::take`).
+        unsafe { std::slice::from_raw_parts(self.start, self.len) }
+    }
+}
+
+impl DerefMut for Piece {
+    fn deref_mut(&mut self) -> &mut [Line] {
+        // SAFETY: as in `deref`; the borrow is exclusive.
+        unsafe { std::slice::from_raw_parts_mut(self.start, self.len) }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -112,6 +177,23 @@ mod tests {
             assert!(slab.iter().all(|line| *line == Line::ZERO));
             slab.fill(Line([7; 16]));
             assert!(slab.iter().all(|line| *line == Line([7; 16])));
+        }
+    }
+
+    #[test]
+    fn pieces_of_a_shelf_are_zero_and_apart() {
+        let shelf = Shelf::default();
+        let mut pieces: Vec<Piece> = [5, 0, Shelf::LINES / 2, 7, Shelf::LINES / 2, Shelf::LINES, 3]
+            .into_iter()
+            .map(|len| shelf.take(len))
+            .collect();
+        drop(shelf);
+        for (i, piece) in pieces.iter_mut().enumerate() {
+            assert!(piece.iter().all(|line| *line == Line::ZERO));
+            piece.fill(Line([i as u32 + 1; 16]));
+        }
+        for (i, piece) in pieces.iter().enumerate() {
+            assert!(piece.iter().all(|line| *line == Line([i as u32 + 1; 16])));
         }
     }
 }
