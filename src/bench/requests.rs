@@ -11,7 +11,9 @@ use tokio::task::JoinSet;
 
 use crate::codec::{self, Decoder, proto};
 use crate::demo::movielens;
-use crate::engine::{Answer, Description, Engine, Error as EngineError, Prepared, Request, Sampling};
+use crate::engine::{
+    Answer, Description, Engine, Error as EngineError, Prepared, Request, Sampling,
+};
 use crate::event::{Event, Record};
 use crate::store::{self, Store};
 use crate::summarize::{self, Job, Summarizer};

@@ -125,9 +125,7 @@ pub fn read(mut engine: Section<'_>, variable: &dyn Fn(&str) -> Option<String>) 
         concurrency,
         cache_bytes: engine.size_or_auto("cache", (1 << 20)..=(1 << 42)),
         step_tokens: bytes(engine.integer("step_tokens", 512u64, 64..=65_536)),
-        threads: engine
-            .integer_or_auto("threads", 1u64..=1024)
-            .map(bytes),
+        threads: engine.integer_or_auto("threads", 1u64..=1024).map(bytes),
         drafts: engine.choice("drafts", &[("on", true), ("off", false)]),
     };
     let second = Duration::from_secs(1);

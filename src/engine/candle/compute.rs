@@ -103,12 +103,7 @@ pub(crate) trait Compute {
     ///
     /// # Errors
     /// Where the computation fails.
-    fn linear_added(
-        &mut self,
-        x: &mut Self::Rows,
-        y: &Self::Rows,
-        w: &Self::Matrix,
-    ) -> Result<()> {
+    fn linear_added(&mut self, x: &mut Self::Rows, y: &Self::Rows, w: &Self::Matrix) -> Result<()> {
         let product = self.linear(y, w)?;
         self.add(x, &product)
     }

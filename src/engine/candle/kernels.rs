@@ -98,6 +98,10 @@ pub(crate) trait Path: Send + Sync {
     /// Says that these lines will be needed soon.
     fn prefetch(&self, _lines: &[Line]) {}
 
+    /// Turns 64 values by the Hadamard matrix, scaled so that lengths and products stay as they are. What stands out
+    /// among them is spread over all, so that 8 bits hold them better: the weights are turned too, so the product is
+    /// the same (as in QuaRot, Ashkboos et al. 2024, arXiv:2404.00456, but within the 64 of a scale).
+    fn hadamard(&self, x: &mut [f32; SCALED]);
     /// Quantizes up to 64 values: their scale, and -128 times the sum of the bytes.
     fn quantize(&self, x: &[f32], out: &mut Line) -> (f32, i32);
     /// `out = x / sqrt(mean(x²) + epsilon) * weight`.

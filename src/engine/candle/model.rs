@@ -40,10 +40,7 @@ impl<C: Compute> Model<C> {
         tensors: &mut dyn Tensors,
     ) -> std::result::Result<Self, Error> {
         let (hidden, inner) = (spec.hidden, spec.intermediate);
-        let (queries, keys) = (
-            spec.heads * spec.head_dim,
-            spec.kv_heads * spec.head_dim,
-        );
+        let (queries, keys) = (spec.heads * spec.head_dim, spec.kv_heads * spec.head_dim);
         let embedding = tensors.take("model.embed_tokens.weight", &[spec.vocab, hidden])?;
         let head = if spec.tied {
             compute.matrix(std::slice::from_ref(&embedding))
@@ -77,9 +74,8 @@ impl<C: Compute> Model<C> {
                 ("mlp.up_proj", inner, hidden),
             ])?;
             let down = matrix(&[("mlp.down_proj", hidden, inner)])?;
-            let mut vector = |name: &str, width: usize| {
-                compute.vector(&take(name, &[width])?).map_err(failed)
-            };
+            let mut vector =
+                |name: &str, width: usize| compute.vector(&take(name, &[width])?).map_err(failed);
             layers.push(Layer {
                 attention_norm: vector("input_layernorm", hidden)?,
                 mlp_norm: vector("post_attention_layernorm", hidden)?,

@@ -211,10 +211,11 @@ impl Place {
         } else {
             DType::BF16
         };
-        let compute =
-            TensorCompute::new(spec, &self.device, dtype, limits.blocks, limits.context)
-                .map_err(failed)?;
-        Ok(Built::Tensors(Box::new(Model::new(compute, spec, tensors)?)))
+        let compute = TensorCompute::new(spec, &self.device, dtype, limits.blocks, limits.context)
+            .map_err(failed)?;
+        Ok(Built::Tensors(Box::new(Model::new(
+            compute, spec, tensors,
+        )?)))
     }
 }
 

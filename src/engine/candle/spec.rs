@@ -227,8 +227,7 @@ impl Spec {
             let Some(scaling) = self.rope_scaling else {
                 return frequency;
             };
-            let turns =
-                scaling.original_context as f64 * frequency / (2.0 * PI);
+            let turns = scaling.original_context as f64 * frequency / (2.0 * PI);
             let (low, high) = (
                 f64::from(scaling.low_freq_factor),
                 f64::from(scaling.high_freq_factor),

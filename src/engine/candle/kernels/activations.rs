@@ -169,7 +169,10 @@ impl Filling<'_> {
                     halves[part.len()..].fill(0);
                 }
                 Kind::Int8 => {
-                    let (scale, offset) = path.quantize(part, line);
+                    let mut turned = [0.0; SCALED];
+                    turned[..part.len()].copy_from_slice(part);
+                    path.hadamard(&mut turned);
+                    let (scale, offset) = path.quantize(&turned, line);
                     // SAFETY: as for the line.
                     unsafe {
                         self.scales.part(at, 1)[0] = scale;

@@ -131,6 +131,24 @@ pub(super) fn argmax(x: &[f32]) -> usize {
     x.iter().position(|&value| value == largest).unwrap_or(0)
 }
 
+/// See [`super::Path::hadamard`]: six stages of one shape, each of sums and differences of the two halves, side by side.
+#[inline(always)]
+pub(super) fn hadamard(x: &mut [f32; SCALED]) {
+    const HALF: usize = SCALED / 2;
+    for _ in 0..SCALED.ilog2() {
+        let mut y = [0.0; SCALED];
+        for i in 0..HALF {
+            y[2 * i] = x[i] + x[i + HALF];
+            y[2 * i + 1] = x[i] - x[i + HALF];
+        }
+        *x = y;
+    }
+    // A power of two: exact.
+    for value in x {
+        *value *= 1.0 / 8.0;
+    }
+}
+
 /// See [`super::Path::quantize`]: `x = scale * byte` within half a scale, and the scale is the largest magnitude / 127.
 ///
 /// NaN or infinity among the values makes the scale so too, and with it all that is computed from the block.
@@ -289,6 +307,7 @@ macro_rules! elementwise {
         elementwise!(@ $($features)?, scale(x: &mut [f32], factor: f32) -> ());
         elementwise!(@ $($features)?, rotate(x: &mut [f32], cosines: &[f32], sines: &[f32]) -> ());
         elementwise!(@ $($features)?, argmax(x: &[f32]) -> usize);
+        elementwise!(@ $($features)?, hadamard(x: &mut [f32; SCALED]) -> ());
         elementwise!(@ $($features)?, narrow(x: &[f32], out: &mut [u16]) -> ());
         elementwise!(@ $($features)?, widen(x: &[u16], out: &mut [f32]) -> ());
     };

@@ -13,8 +13,9 @@ pub(crate) enum Format {
     /// Bytes, 64 of one output with a scale; the activations are quantized likewise, row by row. Sums in i32 within
     /// 64, in f32 beyond.
     ///
-    /// With `a` and `w` the largest magnitudes among 64 activations and 64 weights, a product is off by at most
-    /// `(|x| w + |y| a) / 254 + a w / 254²` for each activation `x` and weight `y`, and by f32's rounding.
+    /// Both are turned by a Hadamard matrix first ([`Path::hadamard`]). With `a` and `w` the largest magnitudes among
+    /// 64 turned activations and 64 turned weights, a product is off by at most `(|x| w + |y| a) / 254 + a w / 254²`
+    /// for each turned activation `x` and weight `y`, and by f32's rounding.
     Int8,
 }
 
@@ -148,7 +149,10 @@ fn pack_row(path: &dyn Path, format: Format, column: usize, weights: &[f32], lin
             }
             Format::Int8 => {
                 let mut line = Line::ZERO;
-                let (scale, _) = path.quantize(weights, &mut line);
+                let mut turned = [0.0; SCALED];
+                turned[..weights.len()].copy_from_slice(weights);
+                path.hadamard(&mut turned);
+                let (scale, _) = path.quantize(&turned, &mut line);
                 word(SCALED / 4, scale.to_bits());
                 for (i, &bytes) in line.0.iter().enumerate() {
                     // Adding 128 to a byte, modulo 256, is turning its highest bit.

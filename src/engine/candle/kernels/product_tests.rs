@@ -40,21 +40,68 @@ fn packed(path: &dyn Path, format: Format, x: &[f32], m: usize) -> Activations {
     activations
 }
 
+/// By the definition of the Hadamard matrix, the last block filled up with zeros.
+fn turned(x: &[f32]) -> Vec<f64> {
+    let row = |j: usize| {
+        let term = |(i, &x): (usize, &f32)| {
+            let sign = if (i & j).count_ones() % 2 == 0 {
+                1.0
+            } else {
+                -1.0
+            };
+            sign * f64::from(x) / 8.0
+        };
+        x.iter().enumerate().map(term).sum()
+    };
+    (0..SCALED).map(row).collect()
+}
+
+#[test]
+fn turning_spreads_values_as_the_hadamard_matrix_does() {
+    let mut random = Random::new(9);
+    for path in paths() {
+        let x: [f32; SCALED] = std::array::from_fn(|_| random.normal());
+        let mut found = x;
+        path.hadamard(&mut found);
+        let mut wanted = turned(&x);
+        let mut found = found.map(f64::from).to_vec();
+        // In whatever order: both sides of a product have the same.
+        wanted.sort_by(f64::total_cmp);
+        found.sort_by(f64::total_cmp);
+        for (wanted, found) in wanted.iter().zip(&found) {
+            assert!((wanted - found).abs() < 1e-5, "{}", path.name());
+        }
+        // One that stands out is the same everywhere.
+        let mut one = [0.0; SCALED];
+        one[17] = 8.0;
+        path.hadamard(&mut one);
+        assert!(one.iter().all(|v| v.abs() == 1.0), "{}", path.name());
+    }
+}
+
 /// The sum in f64, and how far off the format may be.
 fn expected(format: Format, x: &[f32], w: &[f32]) -> (f64, f64) {
     let (mut sum, mut error, mut magnitude) = (0.0, 0.0, 0.0);
-    let largest = |values: &[f32]| {
-        f64::from(
-            values
-                .iter()
-                .fold(0.0f32, |largest, value| largest.max(value.abs())),
-        )
+    let largest = |values: &[f64]| {
+        values
+            .iter()
+            .fold(0.0f64, |largest, v| largest.max(v.abs()))
     };
     for (x, w) in x.chunks(SCALED).zip(w.chunks(SCALED)) {
-        let (step_x, step_w) = (largest(x) / 254.0, largest(w) / 254.0);
-        for (&x, &w) in x.iter().zip(w) {
-            let (x, w) = (f64::from(x), f64::from(w));
-            sum += x * w;
+        sum += x
+            .iter()
+            .zip(w)
+            .map(|(&x, &w)| f64::from(x) * f64::from(w))
+            .sum::<f64>();
+        let (x, w) = match format {
+            Format::Int8 => (turned(x), turned(w)),
+            _ => (
+                x.iter().map(|&v| v.into()).collect(),
+                w.iter().map(|&v| v.into()).collect(),
+            ),
+        };
+        let (step_x, step_w) = (largest(&x) / 254.0, largest(&w) / 254.0);
+        for (&x, &w) in x.iter().zip(&w) {
             magnitude += (x * w).abs();
             error += match format {
                 Format::F32 => 0.0,
@@ -62,6 +109,11 @@ fn expected(format: Format, x: &[f32], w: &[f32]) -> (f64, f64) {
                 Format::Bf16 => (x * w).abs() * (2.0 / 256.0 + 1.0 / 65536.0),
                 Format::Int8 => x.abs() * step_w + w.abs() * step_x + step_x * step_w,
             };
+        }
+        if format == Format::Int8 {
+            // The turning rounds too: six sums in f32.
+            let lengths = |v: &[f64]| v.iter().map(|v| v * v).sum::<f64>().sqrt();
+            magnitude += lengths(&x) * lengths(&w);
         }
     }
     // f32's own rounding, of a sum of so many terms; and what is too small to be told from 0 (denormals count as 0 in

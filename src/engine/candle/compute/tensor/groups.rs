@@ -64,7 +64,11 @@ pub(super) fn of(step: &Step, device: &Device, dtype: DType) -> Result<(Vec<Grou
         first_rows.push(next);
         next += span.rows;
     }
-    let mut sizes: Vec<usize> = step.spans.iter().map(|s| s.rows.next_power_of_two()).collect();
+    let mut sizes: Vec<usize> = step
+        .spans
+        .iter()
+        .map(|s| s.rows.next_power_of_two())
+        .collect();
     sizes.sort_unstable();
     sizes.dedup();
     let mut order = vec![0; next];
@@ -78,7 +82,11 @@ pub(super) fn of(step: &Step, device: &Device, dtype: DType) -> Result<(Vec<Grou
             .filter(|(_, s)| s.rows > 0 && s.rows.next_power_of_two() == size)
             .collect();
         let rows = members.iter().map(|(_, s)| s.rows).max().unwrap_or(0);
-        let length = members.iter().map(|(_, s)| s.start + s.rows).max().unwrap_or(0);
+        let length = members
+            .iter()
+            .map(|(_, s)| s.start + s.rows)
+            .max()
+            .unwrap_or(0);
         let mut queries = vec![0; members.len() * rows];
         let mut slots = vec![0; members.len() * length];
         let mut mask = vec![f32::NEG_INFINITY; members.len() * rows * length];
