@@ -8,7 +8,7 @@ mod loops;
 mod plan;
 mod sequence;
 
-pub(crate) use sequence::{Done, End, Ended, Request};
+pub(crate) use sequence::{End, Ended, Request};
 
 use std::collections::VecDeque;
 
