@@ -6,6 +6,8 @@ pub mod entry;
 mod load;
 #[cfg(test)]
 pub(crate) mod made;
+#[cfg(test)]
+pub(crate) mod measured;
 mod reference;
 mod spec;
 
