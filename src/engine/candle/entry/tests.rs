@@ -15,7 +15,14 @@ use super::*;
 const ALLOWED: usize = 8 << 20;
 /// So many are tried, however slow the machine is; more within the time.
 const LEAST: u64 = 200;
-const TIME_EACH: Duration = Duration::from_millis(1500);
+
+/// Each reader's time; `LIMN_FUZZ_SECONDS` sets another.
+fn time_each() -> Duration {
+    let given = std::env::var("LIMN_FUZZ_SECONDS").ok();
+    given.map_or(Duration::from_millis(1500), |seconds| {
+        Duration::from_secs(seconds.parse().unwrap())
+    })
+}
 
 fn two_in_one(first: &[u8], second: &[u8]) -> Vec<u8> {
     let length = u32::try_from(first.len()).unwrap();
@@ -94,9 +101,10 @@ fn run(name: &str, sound: &[Vec<u8>], entry: fn(&[u8])) {
             std::fs::write(folder.join(i.to_string()), bytes).unwrap();
         }
     }
-    let began = Instant::now();
+    let (began, time) = (Instant::now(), time_each());
     for seed in 0u64.. {
-        if seed >= LEAST && began.elapsed() >= TIME_EACH {
+        if seed >= LEAST && began.elapsed() >= time {
+            eprintln!("{name}: {seed} changed files");
             break;
         }
         let mut rng = fastrand::Rng::with_seed(seed);
