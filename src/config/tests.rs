@@ -431,6 +431,6 @@ fn a_model_must_be_named() {
     let found = parse("", &[]).unwrap_err().to_string();
     assert_eq!(
         found,
-        "engine.model: is missing; wants the path of a GGUF file or of a safetensors folder"
+        "engine.model: is missing; wants the path of a GGUF file or of a safetensors folder, or a hub id such as hf:Qwen/Qwen3-8B"
     );
 }

@@ -138,20 +138,22 @@ fn gguf(name: &str, pre: &str, spec: &Spec, into: &Path) {
     write_gguf(into, &metadata, &made.gguf_tensors(GgmlDType::F32));
 }
 
-/// The prompt by the tokenizer as it comes, markers and all.
-fn whole(name: &str, prompt: &str) -> Vec<u32> {
-    let tokenizer = Tokenizer::from_file(real(name).join("tokenizer.json")).unwrap();
-    tokenizer
-        .encode_fast(prompt, false)
-        .unwrap()
-        .get_ids()
-        .to_vec()
+/// The tokenizer as it comes.
+fn original(name: &str) -> Tokenizer {
+    Tokenizer::from_file(real(name).join("tokenizer.json")).unwrap()
+}
+
+/// The prompt by it, markers and all.
+fn whole(tokenizer: &Tokenizer, prompt: &str) -> Vec<u32> {
+    let ids = tokenizer.encode_fast(prompt, false).unwrap();
+    ids.get_ids().to_vec()
 }
 
 #[test]
 fn qwen3s_prompt_is_its_templates_and_ends_in_an_empty_thought_unless_thinking_is_on() {
     let dir = tempfile::tempdir().unwrap();
     folder("qwen3", 151_936, dir.path());
+    let tokenizer = original("qwen3");
     for (thinking, end) in [(false, "<think>\n\n</think>\n\n"), (true, "")] {
         let chat = opened(dir.path(), thinking).chat;
         for text in TEXTS {
@@ -160,7 +162,7 @@ fn qwen3s_prompt_is_its_templates_and_ends_in_an_empty_thought_unless_thinking_i
                 "<|im_start|>system\nbe brief<|im_end|>\n<|im_start|>user\n{text}<|im_end|>\n<|im_start|>assistant\n{end}"
             );
             // A text's own white space may not run into a marker's: here none does.
-            assert_eq!(ids, whole("qwen3", &prompt), "{text:?}");
+            assert_eq!(ids, whole(&tokenizer, &prompt), "{text:?}");
         }
         // <|endoftext|> and <|im_end|>.
         assert_eq!(chat.stops(), [151_643, 151_645]);
@@ -186,7 +188,7 @@ fn llama_3s_prompt_is_its_templates() {
     let prompt = "<|begin_of_text|><|start_header_id|>system<|end_header_id|>\n\nbe brief<|eot_id|><|start_header_id|>user<|end_header_id|>\n\n- loved Fargo (1996)<|eot_id|><|start_header_id|>assistant<|end_header_id|>\n\n";
     assert_eq!(
         chat.encode("be brief", "- loved Fargo (1996)").unwrap(),
-        whole("llama3", prompt)
+        whole(&original("llama3"), prompt)
     );
     assert!(chat.stops().contains(&128_009));
 }
@@ -212,7 +214,7 @@ fn no_text_becomes_a_special_token() {
         let text = chat.inner_for_tests().0.decode(&hostile, false).unwrap();
         assert_eq!(text.matches(HOSTILE).count(), 2);
         // As the tokenizer comes, it would have made markers of it.
-        assert!(special(&whole(name, HOSTILE)).len() > 3);
+        assert!(special(&whole(&original(name), HOSTILE)).len() > 3);
     }
 }
 
@@ -273,7 +275,7 @@ fn tokenizers_and_templates_that_cannot_serve_are_refused_by_what_they_lack() {
         }),
         ("vocabulary is 256", |p| p.vocab = 256),
         ("template has token 26", |p| p.vocab = 260),
-        ("regular expression", |p| {
+        ("Oniguruma", |p| {
             p.tokenizer["pre_tokenizer"]["pretokenizers"][0]["pattern"]["Regex"] = json!("(")
         }),
         ("leaves the user message out", |p| {
