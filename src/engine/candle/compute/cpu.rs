@@ -1,6 +1,8 @@
 //! A forward on the processor, with the kernels of this crate.
 
+mod angles;
 mod rows;
+mod table;
 #[cfg(test)]
 mod tests;
 
@@ -15,18 +17,13 @@ use super::super::kernels::{
 use super::super::spec::Spec;
 use super::super::step::{BLOCK, Step};
 use super::{Compute, Times};
+use angles::{Angles, Turns};
 pub(crate) use rows::Rows;
 use rows::Spare;
+pub(crate) use table::Table;
 
 /// Rows of this many values are worth a task of their own.
 const TASK: usize = 4096;
-
-/// The embedding, in half precision unless everything is in f32.
-pub(crate) struct Table {
-    width: usize,
-    floats: Vec<f32>,
-    halves: Vec<u16>,
-}
 
 /// The processor.
 pub(crate) struct Cpu {
@@ -36,24 +33,16 @@ pub(crate) struct Cpu {
     epsilon: f32,
     context: usize,
     max_rows: usize,
-    frequencies: Vec<f32>,
-    /// Of all positions so far, `[positions, head_dim / 2]`.
+    /// Of all positions so far.
     angles: Angles,
     /// Of the step's rows.
-    turns: Angles,
+    turns: Turns,
     cache: Cache,
     attention: Attention,
     packed: Activations,
     spare: Spare,
     shelf: Shelf,
     times: Times,
-}
-
-/// Cosines and sines, `[rows, head_dim / 2]`.
-#[derive(Default)]
-struct Angles {
-    cosines: Vec<f32>,
-    sines: Vec<f32>,
 }
 
 impl Cpu {
@@ -103,9 +92,8 @@ impl Cpu {
             epsilon: spec.norm_epsilon,
             context: spec.context,
             max_rows,
-            frequencies: spec.rotary_frequencies(),
-            angles: Angles::default(),
-            turns: Angles::default(),
+            angles: Angles::new(spec.rotary_frequencies()),
+            turns: Turns::default(),
             cache: Cache::new(heads, spec.layers, blocks, halves(format)),
             attention: Attention::default(),
             packed: Activations::default(),
@@ -123,18 +111,6 @@ impl Cpu {
     /// The path's name.
     pub(crate) fn path(&self) -> &'static str {
         self.path.name()
-    }
-
-    /// Makes sure of the angles of positions below `end`. Angles are taken in f32, as the models were trained.
-    fn know_angles(&mut self, end: usize) {
-        let half = self.frequencies.len();
-        for position in self.angles.cosines.len() / half..end {
-            for frequency in &self.frequencies {
-                let (sine, cosine) = f64::from(position as f32 * frequency).sin_cos();
-                self.angles.cosines.push(cosine as f32);
-                self.angles.sines.push(sine as f32);
-            }
-        }
     }
 
     /// Sees to it that the rows are as a product with such weights wants them: here, where they are not packed already.
@@ -249,19 +225,7 @@ impl Compute for Cpu {
     fn table(&self, embedding: &Tensor) -> Result<Table> {
         let (_, width) = embedding.dims2()?;
         with_values(embedding, |values| {
-            let mut table = Table {
-                width,
-                floats: Vec::new(),
-                halves: Vec::new(),
-            };
-            // What half precision cannot hold stays as it is.
-            if halves(self.format) && values.iter().all(|value| value.abs() < 65504.0) {
-                table.halves = vec![0; values.len()];
-                self.path.narrow(values, &mut table.halves);
-            } else {
-                table.floats = values.to_vec();
-            }
-            table
+            Table::new(self.path, values, width, halves(self.format))
         })
     }
 
@@ -283,17 +247,13 @@ impl Compute for Cpu {
         if end > self.context {
             bail!("position {end} is beyond the model's {}", self.context);
         }
-        self.know_angles(end);
-        let half = self.frequencies.len();
-        self.turns.cosines.clear();
-        self.turns.sines.clear();
+        self.angles.reach(end);
+        self.turns.clear();
         let mut runs = Vec::with_capacity(step.spans.len());
         let mut row = 0;
         for span in &step.spans {
-            let part = span.start * half..(span.start + span.rows) * half;
-            let cosines = &self.angles.cosines[part.clone()];
-            self.turns.cosines.extend_from_slice(cosines);
-            self.turns.sines.extend_from_slice(&self.angles.sines[part]);
+            self.turns
+                .take(&self.angles, span.start..span.start + span.rows);
             runs.push(Run {
                 row,
                 rows: span.rows,
@@ -309,19 +269,19 @@ impl Compute for Cpu {
 
     fn embed(&mut self, table: &Table, tokens: &[u32]) -> Result<Rows> {
         let began = Instant::now();
-        let width = table.width;
-        let vocab = table.floats.len().max(table.halves.len()) / width.max(1);
-        if let Some(token) = tokens.iter().find(|&&token| token as usize >= vocab) {
-            bail!("token {token} is beyond the vocabulary of {vocab}");
+        if let Some(token) = tokens
+            .iter()
+            .find(|&&token| token as usize >= table.vocab())
+        {
+            bail!(
+                "token {token} is beyond the vocabulary of {}",
+                table.vocab()
+            );
         }
-        let mut rows = self.spare.rows(tokens.len(), width);
-        for (row, &token) in rows.values_mut().chunks_exact_mut(width.max(1)).zip(tokens) {
-            let from = token as usize * width;
-            if table.halves.is_empty() {
-                row.copy_from_slice(&table.floats[from..from + width]);
-            } else {
-                self.path.widen(&table.halves[from..from + width], row);
-            }
+        let mut rows = self.spare.rows(tokens.len(), table.width());
+        let width = table.width().max(1);
+        for (row, &token) in rows.values_mut().chunks_exact_mut(width).zip(tokens) {
+            table.row(self.path, token as usize, row);
         }
         self.times.other += began.elapsed();
         Ok(rows)
