@@ -10,6 +10,8 @@ mod kernels;
 mod load;
 #[cfg(test)]
 pub(crate) mod made;
+#[cfg(test)]
+pub(crate) mod measured;
 mod model;
 mod open;
 #[cfg(test)]

@@ -91,11 +91,6 @@ impl Drafter {
         }
     }
 
-    /// The share of this request's draft tokens that was accepted lately.
-    pub(crate) fn acceptance(&self) -> f64 {
-        self.acceptance
-    }
-
     /// The tokens that probably follow `answer`.
     pub(crate) fn propose(
         &mut self,

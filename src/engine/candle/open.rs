@@ -46,6 +46,16 @@ impl Forward for Built {
     }
 }
 
+impl Built {
+    /// What computes, for the log.
+    fn kernels(&mut self) -> &'static str {
+        match self {
+            Self::Cpu(model) => model.compute().path(),
+            Self::Tensors(_) => "candle",
+        }
+    }
+}
+
 impl Timed for Built {
     fn times(&mut self) -> Times {
         match self {
@@ -101,7 +111,7 @@ pub(super) fn build(config: &Config) -> Result<Ready, Error> {
 
 pub(super) fn open(config: &Config) -> Result<Candle, Error> {
     let Ready {
-        model,
+        mut model,
         chat,
         dtype,
         limits,
@@ -116,6 +126,7 @@ pub(super) fn open(config: &Config) -> Result<Candle, Error> {
         model = name,
         dtype = dtype.name(),
         context = longest,
+        kernels = model.kernels(),
         cached_positions = limits.blocks * BLOCK,
         "the model is ready"
     );

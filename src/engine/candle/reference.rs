@@ -12,7 +12,6 @@ use super::spec::Spec;
 pub(super) enum Reference {
     Llama {
         model: llama::Llama,
-        config: Box<llama::Config>,
         cache: Box<llama::Cache>,
     },
     Qwen3(Box<qwen3::ModelForCausalLM>),
@@ -42,19 +41,7 @@ impl Reference {
         Ok(Self::Llama {
             model: llama::Llama::load(weights, &config)?,
             cache: Box::new(llama::Cache::new(true, DType::F32, &config, &Device::Cpu)?),
-            config: Box::new(config),
         })
-    }
-
-    /// Forgets the request before.
-    pub(super) fn begin(&mut self) -> Result<()> {
-        match self {
-            Self::Llama { config, cache, .. } => {
-                **cache = llama::Cache::new(true, DType::F32, config, &Device::Cpu)?;
-            }
-            Self::Qwen3(model) => model.clear_kv_cache(),
-        }
-        Ok(())
     }
 
     /// Tokens `[1, n]` from `position` on; the logits behind the last one, `[vocabulary]`.

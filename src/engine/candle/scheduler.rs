@@ -8,6 +8,8 @@ mod loops;
 mod plan;
 mod sequence;
 
+#[cfg(test)]
+pub(crate) use sequence::Done;
 pub(crate) use sequence::{End, Ended, Request};
 
 use std::collections::VecDeque;

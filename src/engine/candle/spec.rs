@@ -247,11 +247,6 @@ impl Spec {
             .map(|pair| stretched(plain(pair)) as f32)
             .collect()
     }
-
-    /// Width of queries, keys and values together.
-    pub(crate) fn qkv_width(&self) -> usize {
-        (self.heads + 2 * self.kv_heads) * self.head_dim
-    }
 }
 
 impl RopeScaling {

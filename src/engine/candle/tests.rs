@@ -32,7 +32,7 @@ fn engine() -> &'static Candle {
 #[test]
 fn the_model_is_read_tensor_by_tensor_in_a_fraction_of_its_size() {
     let whole = |adapter: Option<&Path>| {
-        let mut loaded = load::load(&Wanted {
+        let mut loaded = load::load(&load::Wanted {
             model: &cache().join("models/SmolLM2-135M-Instruct.Q4_1.gguf"),
             adapter,
             tokenizer: None,

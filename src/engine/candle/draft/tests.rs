@@ -194,7 +194,7 @@ fn past_the_knee_only_what_is_likely_is_drafted_and_only_where_drafts_were_accep
         drafter.propose(&other, &policy, &[], &answer, ROOM);
         drafter.learn(&mut other, &[2000 + n], &[2000 + n]);
     }
-    assert!(drafter.acceptance() < policy.acceptance_past_knee);
+    assert!(drafter.acceptance < policy.acceptance_past_knee);
     assert_eq!(
         drafter.propose(&experience, &policy, &[], &[], past).len(),
         0

@@ -70,13 +70,6 @@ pub(crate) struct Buffer {
 }
 
 impl Buffer {
-    /// So many zeros.
-    pub(crate) fn zeros(len: usize) -> Self {
-        let mut buffer = Self::default();
-        buffer.resize(len);
-        buffer
-    }
-
     /// Makes it so many floats long. What they are is not said: the old ones, or zeros.
     pub(crate) fn resize(&mut self, len: usize) {
         let lines = len.div_ceil(16);

@@ -45,6 +45,7 @@ impl Matrix {
     ///
     /// # Panics
     /// Where a part does not have `n * k` values, or `k` is 0.
+    #[cfg(test)]
     pub(crate) fn pack(
         path: &dyn Path,
         pool: &Pool,
@@ -117,11 +118,13 @@ impl Matrix {
     }
 
     /// Its number format.
+    #[cfg(test)]
     pub(crate) fn format(&self) -> Format {
         self.format
     }
 
     /// Bytes of memory.
+    #[cfg(test)]
     pub(crate) fn bytes(&self) -> usize {
         self.lines.len() * size_of::<Line>()
     }
