@@ -104,7 +104,8 @@ pub enum Error {
     },
     /// The partition counts of topics differ.
     #[error(
-        "{topic} has {found} partitions, but the input {input} has {wanted}: a user must keep one partition number. Delete and create it anew (limn topics), or add partitions"
+        "{topic} has {found} partitions, but the input {input} has {wanted}; {}",
+        crate::topics::OTHER_COUNT
     )]
     Partitions {
         /// The output topic.
@@ -114,6 +115,19 @@ pub enum Error {
         /// The input topic.
         input: String,
         /// The input's partitions.
+        wanted: i32,
+    },
+    /// The input has got partitions while it was read.
+    #[error(
+        "the input {input} has {found} partitions now, and had {wanted} when limn began to read it: producers put users into other partitions than their profiles are in. \
+         The number cannot change under limn: make a new input with {found} partitions, output topics and a group of its own, and load the history (docs/operations.md)"
+    )]
+    Grown {
+        /// The input topic.
+        input: String,
+        /// Its partitions now.
+        found: i32,
+        /// Its partitions before.
         wanted: i32,
     },
     /// The group gave the partitions to others without asking.
@@ -170,6 +184,8 @@ pub struct Status {
     pub phase: Phase,
     /// The input partitions that are restored and at work here.
     pub partitions: Arc<[i32]>,
+    /// Why it waits for Kafka before it begins; `None`: it does not.
+    pub waiting_for: Option<String>,
     /// The last fault that it began anew after.
     pub fault: Option<String>,
     /// Records read, those read again after a restart included.
@@ -266,6 +282,7 @@ pub async fn run(
         ::metrics::counter!(metrics::RESTARTS).increment(1);
         parts.status.send_modify(|s| {
             s.phase = Phase::Starting;
+            s.waiting_for = None;
             s.partitions = Arc::default();
             s.fault = Some(error.to_string());
         });
@@ -303,8 +320,9 @@ async fn attempt(
     )?);
     // librdkafka's calls block; waiting for a stop meanwhile leaves the thread to end by itself.
     let connect = {
-        let config = config.clone();
-        tokio::task::spawn_blocking(move || connect(&config))
+        let (config, status) = (config.clone(), parts.status.clone());
+        let stopping = stop.clone();
+        tokio::task::spawn_blocking(move || connect(&config, &status, &stopping))
     };
     let (committer, partitions) = tokio::select! {
         connected = connect => connected.map_err(|e| Error::Thread(e.to_string()))??,
@@ -322,7 +340,9 @@ async fn attempt(
         ingest.take(p, o, t, r)
     })?;
     let ends = Ends::start(&config.source)?;
-    let mut flow = Flow::new(config, parts, source, ends, sink, summarizer, rebuild);
+    let mut flow = Flow::new(
+        config, parts, source, ends, sink, summarizer, partitions, rebuild,
+    );
     let result = flow.drive(messages, stop).await;
     let source = flow.end().await;
     // Leaving the group blocks.
@@ -331,10 +351,32 @@ async fn attempt(
     left.map_err(|e| Error::Thread(e.to_string()))
 }
 
-/// Checks the topics and makes the producer. Blocks.
-fn connect(config: &Config) -> Result<(Committer, i32), Error> {
+/// How often it is said that Kafka does not answer.
+const SAY_EVERY: Duration = Duration::from_secs(30);
+
+/// Waits for the brokers, checks the topics and makes the producer. Blocks.
+fn connect(
+    config: &Config,
+    status: &watch::Sender<Status>,
+    stop: &watch::Receiver<bool>,
+) -> Result<(Committer, i32), Error> {
     let wait = config.restore_timeout;
-    let count = |topic: &str| source::partitions(&config.source.properties, topic, wait);
+    let mut said: Option<Instant> = None;
+    source::reach(&config.source, wait, |error| {
+        if said.is_none_or(|at| at.elapsed() >= SAY_EVERY) {
+            tracing::warn!(%error, "Kafka does not answer; still trying");
+            said = Some(Instant::now());
+        }
+        status.send_modify(|s| s.waiting_for = Some(error.to_string()));
+        !*stop.borrow()
+    })?;
+    if said.is_some() {
+        tracing::info!("Kafka answers");
+        status.send_modify(|s| s.waiting_for = None);
+    }
+    let count = |topic: &str| {
+        source::partitions(&config.source.properties, &config.source.group, topic, wait)
+    };
     let input = &config.source.topic;
     let wanted = count(input)?;
     count(&config.topics.changes)?;

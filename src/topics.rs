@@ -19,6 +19,12 @@ use rdkafka::client::DefaultClientContext;
 use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 
+/// What to do about an output topic with another number of partitions than the input. What it holds is not in any other
+/// place, so nobody is told to delete it.
+pub const OTHER_COUNT: &str = "a user keeps one partition number. A topic that nothing was ever written to can be deleted, and limn topics creates it rightly. \
+     Any other holds profiles, or where the input goes on, and deleting it loses them: keep it with the input that it was made for, and give an input with another count \
+     output topics of their own names and a group of its own";
+
 /// What `limn topics` creates.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Config {
@@ -209,7 +215,7 @@ impl fmt::Display for Finding {
                 wanted,
             } => write!(
                 f,
-                "{key}: {name} has {found} partitions, but the input {input} has {wanted}; a user keeps one partition number, so delete {name} and let limn topics create it, or name another topic"
+                "{key}: {name} has {found} partitions, but the input {input} has {wanted}; {OTHER_COUNT}"
             ),
             Self::Cleanup {
                 name,

@@ -46,6 +46,8 @@ pub(super) struct Flow<'a> {
     ends: Ends,
     sink: Sink,
     summarizer: Arc<Summarizer>,
+    /// How many partitions the input has.
+    count: i32,
     partitions: HashMap<i32, Partition>,
     /// Who waits for the engine, the oldest unfolded event first, so that the committed offsets move on.
     ready: BTreeSet<(u64, i32, Arc<str>)>,
@@ -68,6 +70,7 @@ pub(super) struct Flow<'a> {
 }
 
 impl<'a> Flow<'a> {
+    #[allow(clippy::too_many_arguments)] // each is a stage, made by the caller
     pub(super) fn new(
         config: &'a Config,
         parts: &'a Parts,
@@ -75,6 +78,7 @@ impl<'a> Flow<'a> {
         ends: Ends,
         sink: Sink,
         summarizer: Arc<Summarizer>,
+        count: i32,
         rebuild: bool,
     ) -> Self {
         Self {
@@ -86,6 +90,7 @@ impl<'a> Flow<'a> {
             ends,
             sink,
             summarizer,
+            count,
             partitions: HashMap::new(),
             ready: BTreeSet::new(),
             updates: JoinSet::new(),
@@ -136,7 +141,7 @@ impl<'a> Flow<'a> {
                     Some(message) => self.told(message).await?,
                     None => return Err(Error::Thread("the polling thread is gone".to_owned())),
                 },
-                _ = tick.tick() => self.ticked(),
+                _ = tick.tick() => self.ticked()?,
             }
         }
     }
@@ -210,7 +215,7 @@ impl<'a> Flow<'a> {
         }
     }
 
-    fn ticked(&mut self) {
+    fn ticked(&mut self) -> Result<(), Error> {
         let now = self.parts.clock.now_ms();
         let mut closed = Vec::new();
         let numbers: Vec<i32> = self.partitions.keys().copied().collect();
@@ -228,6 +233,16 @@ impl<'a> Flow<'a> {
             self.enqueue(number, &mut closed);
         }
         self.show(now);
+        // Users have other homes then, and their profiles stay where they were: better to stop than to give up events
+        // that stand in the right partition by the new number.
+        match self.ends.partitions() {
+            Some(found) if found != self.count => Err(Error::Grown {
+                input: self.topic.to_string(),
+                found,
+                wanted: self.count,
+            }),
+            _ => Ok(()),
+        }
     }
 
     /// Back-pressure: the input rests while too much waits for the engine. The source goes on polling.
@@ -265,7 +280,8 @@ impl<'a> Flow<'a> {
         if let Some(until) = self.drain_until
             && Instant::now() >= until
         {
-            // What is under way is left to the next start; the journal keeps what the model finishes.
+            // What is under way is left to the next start, which asks the model again: an answer that nobody waits for
+            // reaches no journal.
             self.updates.abort_all();
         }
         let done = self.idle() || self.drain_until.is_some() && self.updates.is_empty();

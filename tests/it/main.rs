@@ -7,5 +7,6 @@ mod deploy;
 mod http;
 mod service;
 mod source;
+mod start;
 mod steps;
 mod topics;

@@ -144,3 +144,49 @@ fn an_input_whose_start_has_passed_the_committed_offset_is_an_error_that_names_i
         "{told}"
     );
 }
+
+#[test]
+fn a_group_without_offsets_goes_on_at_its_checkpoint_or_says_what_is_missing() {
+    let mut case = Case::new("expired");
+    assert!(case.topics().status.success());
+    case.produce(9, 8, 0);
+    case.run_to_the_end("a");
+    // As after offsets.retention.minutes without a member.
+    broker::shared().forget_group(&case.input);
+    case.produce(9, 8, 8);
+    case.run_to_the_end("a");
+    case.all_folded();
+    broker::shared().forget_group(&case.input);
+    let ends = case.produced.clone();
+    case.produce(9, 8, 16);
+    for (partition, end) in ends {
+        broker::shared().delete_records(&case.input, partition, end + 2);
+    }
+    let output = case.limn("run", "a").arg("--until-end").output().unwrap();
+    let told = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{told}");
+    assert!(
+        told.contains(&case.input) && told.contains("2 records were removed before they were"),
+        "{told}"
+    );
+}
+
+#[test]
+fn partitions_added_to_the_input_end_the_service_with_an_error_that_names_it() {
+    let mut case = Case::new("grown");
+    assert!(case.topics().status.success());
+    case.produce(6, 12, 0);
+    let mut instance = case.start("a");
+    eventually("some changes to be committed", || {
+        (case.changes_now() > 3).then_some(())
+    });
+    broker::shared().grow(&case.input, 4);
+    let status = eventually("the instance to end", || instance.0.try_wait().unwrap());
+    let told = case.log("a");
+    assert_eq!(status.code(), Some(1), "{told}");
+    assert!(
+        told.contains(&format!("the input {} has 4 partitions now", case.input)),
+        "{told}"
+    );
+    assert!(case.read("dead").is_empty());
+}
