@@ -21,7 +21,7 @@ use super::restore::Restored;
 use super::{Config, Error, Parts, Phase, stopped};
 use crate::codec::{self, proto};
 use crate::profile::Marker;
-use crate::source::{Ends, Kafka, Message, Paused};
+use crate::source::{Assigned, Ends, Kafka, Message, Paused};
 use crate::summarize::{self, Done, Summarizer};
 
 /// How often time is looked at.
@@ -53,6 +53,8 @@ pub(super) struct Flow<'a> {
     ready: BTreeSet<(u64, i32, Arc<str>)>,
     updates: JoinSet<Finished>,
     restores: JoinSet<(u64, Result<Vec<Restored>, Error>)>,
+    /// What these restore: assigned, but not at work yet.
+    restoring: Vec<Assigned>,
     /// Set when the partitions under restore are given up.
     cancelled: Arc<AtomicBool>,
     pending: Pending,
@@ -95,6 +97,7 @@ impl<'a> Flow<'a> {
             ready: BTreeSet::new(),
             updates: JoinSet::new(),
             restores: JoinSet::new(),
+            restoring: Vec::new(),
             cancelled: Arc::default(),
             pending: Pending::default(),
             uncommitted: HashMap::new(),

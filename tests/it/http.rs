@@ -19,7 +19,7 @@ pub fn get(address: &str, path: &str) -> Option<(u16, String)> {
 }
 
 /// The value of a metric, named with its labels.
-fn metric(address: &str, name: &str) -> Option<f64> {
+pub fn metric(address: &str, name: &str) -> Option<f64> {
     let (status, text) = get(address, "/metrics")?;
     assert_eq!(status, 200);
     let value = text

@@ -5,6 +5,7 @@ mod case;
 mod commit;
 mod deploy;
 mod http;
+mod rebalance;
 mod service;
 mod source;
 mod start;
