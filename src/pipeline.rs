@@ -321,8 +321,8 @@ async fn attempt(
     // librdkafka's calls block; waiting for a stop meanwhile leaves the thread to end by itself.
     let connect = {
         let (config, status) = (config.clone(), parts.status.clone());
-        let stopping = stop.clone();
-        tokio::task::spawn_blocking(move || connect(&config, &status, &stopping))
+        let (store, stopping) = (Arc::clone(&parts.store), stop.clone());
+        tokio::task::spawn_blocking(move || connect(&config, &store, &status, &stopping))
     };
     let (committer, partitions) = tokio::select! {
         connected = connect => connected.map_err(|e| Error::Thread(e.to_string()))??,
@@ -357,12 +357,13 @@ const SAY_EVERY: Duration = Duration::from_secs(30);
 /// Waits for the brokers, checks the topics and makes the producer. Blocks.
 fn connect(
     config: &Config,
+    store: &Store,
     status: &watch::Sender<Status>,
     stop: &watch::Receiver<bool>,
 ) -> Result<(Committer, i32), Error> {
     let wait = config.restore_timeout;
     let mut said: Option<Instant> = None;
-    source::reach(&config.source, wait, |error| {
+    let cluster = source::reach(&config.source, wait, |error| {
         if said.is_none_or(|at| at.elapsed() >= SAY_EVERY) {
             tracing::warn!(%error, "Kafka does not answer; still trying");
             said = Some(Instant::now());
@@ -396,6 +397,17 @@ fn connect(
                 input,
                 wanted,
             });
+        }
+    }
+    // A position in one topic says nothing about another, be it of another name or on another cluster.
+    if let Some(cluster) = cluster {
+        let now = format!("{profiles} and {checkpoints} on cluster {cluster}");
+        if let Some(before) = store.view.filled_from(&now)? {
+            tracing::warn!(
+                before,
+                now,
+                "the state folder was filled from other topics; the view is built again from these"
+            );
         }
     }
     Ok((Committer::connect(&config.commit, wait)?, wanted))

@@ -190,3 +190,33 @@ fn partitions_added_to_the_input_end_the_service_with_an_error_that_names_it() {
     );
     assert!(case.read("dead").is_empty());
 }
+
+#[test]
+fn a_state_folder_that_was_filled_from_other_topics_is_built_again() {
+    let mut case = Case::new("moved");
+    assert!(case.topics().status.success());
+    case.produce(6, 12, 0);
+    case.run_to_the_end("a");
+    // Other topics, longer than the ones that the folder knows, and without these users.
+    let mut other = Case::new("other");
+    assert!(other.topics().status.success());
+    other.produce(9, 40, 0);
+    other.run_to_the_end("b");
+    std::fs::remove_dir_all(other.folder("b")).unwrap();
+    std::fs::rename(case.folder("a"), other.folder("b")).unwrap();
+    // The name alone is what tells: the cluster is the same.
+    other.produce(9, 12, 40);
+    let output = other.run_to_the_end("b");
+    let told = String::from_utf8_lossy(&output.stderr);
+    assert!(told.contains("was filled from other topics"), "{told}");
+    other.all_folded();
+    let store = limn::store::Store::open(&limn::store::Config {
+        folder: other.folder("b"),
+        cache_bytes: 8 << 20,
+        history: 10,
+        journal_entries: 100,
+    })
+    .unwrap();
+    let kept: usize = (0..PARTITIONS).map(|p| store.view.states(p).count()).sum();
+    assert_eq!(kept, 9);
+}
