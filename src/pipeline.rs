@@ -5,6 +5,7 @@ mod flow;
 mod ingest;
 mod partition;
 mod restore;
+mod room;
 #[cfg(test)]
 mod tests;
 
@@ -24,6 +25,7 @@ use crate::summarize::{self, Summarizer, TemplateError};
 use crate::window;
 use flow::Flow;
 use ingest::Ingest;
+use room::Limits;
 
 /// The topics that are written.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -146,7 +148,10 @@ impl Error {
     fn passes(&self) -> bool {
         match self {
             Self::Source(error) => matches!(error, source::Error::Kafka { .. }),
-            Self::Commit(error) => !matches!(error, commit::Error::Unsendable { .. }),
+            Self::Commit(error) => !matches!(
+                error,
+                commit::Error::Unsendable { .. } | commit::Error::TooLarge { .. }
+            ),
             Self::Store(error) => matches!(error, store::Error::Torn(_) | store::Error::Io { .. }),
             Self::Lost(_) | Self::Thread(_) => true,
             Self::Summarize(summarize::Error::Journal(_)) => true,
@@ -268,13 +273,16 @@ pub async fn run(
 ) -> Result<(), Error> {
     let mut backoff = BACKOFF;
     let mut rebuild = false;
+    let mut limits = Limits::default();
     loop {
         let began = Instant::now();
-        let error = match attempt(config, parts, &mut stop, rebuild).await {
+        let error = match attempt(config, parts, &mut stop, rebuild, &limits).await {
             Ok(()) => return Ok(()),
             Err(error) => error,
         };
-        if !error.passes() || *stop.borrow() {
+        // An update that makes too large a record is refused when it is made again.
+        let learned = limits.learn(&error, &config.topics);
+        if !(error.passes() || learned) || *stop.borrow() {
             return Err(error);
         }
         tracing::error!(%error, "beginning anew from what is committed");
@@ -288,6 +296,10 @@ pub async fn run(
         });
         if began.elapsed() > BACKOFF_MAX {
             backoff = BACKOFF;
+        }
+        if learned {
+            // Nothing to wait for: it will not come again.
+            continue;
         }
         let pause = backoff.mul_f64(0.5 + fastrand::f64() / 2.0);
         tokio::select! {
@@ -310,6 +322,7 @@ async fn attempt(
     parts: &Parts,
     stop: &mut watch::Receiver<bool>,
     rebuild: bool,
+    limits: &Limits,
 ) -> Result<(), Error> {
     let decoder = Decoder::new(config.codec.clone());
     let summarizer = Arc::new(Summarizer::new(
@@ -341,7 +354,15 @@ async fn attempt(
     })?;
     let ends = Ends::start(&config.source)?;
     let mut flow = Flow::new(
-        config, parts, source, ends, sink, summarizer, partitions, rebuild,
+        config,
+        parts,
+        source,
+        ends,
+        sink,
+        summarizer,
+        partitions,
+        rebuild,
+        limits.clone(),
     );
     let result = flow.drive(messages, stop).await;
     let source = flow.end().await;

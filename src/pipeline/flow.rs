@@ -18,6 +18,7 @@ use super::batch::{Key, Pending, Sink};
 use super::ingest::Incoming;
 use super::partition::Partition;
 use super::restore::Restored;
+use super::room::Limits;
 use super::{Config, Error, Parts, Phase, stopped};
 use crate::codec::{self, proto};
 use crate::profile::Marker;
@@ -69,6 +70,7 @@ pub(super) struct Flow<'a> {
     shown: Option<Instant>,
     drain_until: Option<Instant>,
     rebuild: bool,
+    limits: Limits,
 }
 
 impl<'a> Flow<'a> {
@@ -82,6 +84,7 @@ impl<'a> Flow<'a> {
         summarizer: Arc<Summarizer>,
         count: i32,
         rebuild: bool,
+        limits: Limits,
     ) -> Self {
         Self {
             config,
@@ -109,6 +112,7 @@ impl<'a> Flow<'a> {
             shown: None,
             drain_until: None,
             rebuild,
+            limits,
         }
     }
 

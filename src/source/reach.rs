@@ -13,6 +13,9 @@ use super::{Config, Error};
 /// How long one question may take; a stop meanwhile is waited for as long.
 const ASK: Duration = Duration::from_secs(2);
 
+/// How long its answer to why is listened for.
+const HEAR: Duration = Duration::from_millis(100);
+
 /// What librdkafka says by the way: an address that refuses, a certificate that is not trusted, a wrong password.
 #[derive(Default)]
 struct Heard(Mutex<Option<String>>);
@@ -61,8 +64,11 @@ pub fn reach(
         let Err(error) = client.fetch_metadata(Some(&config.topic), ask) else {
             return Ok(client.client().fetch_cluster_id(ask));
         };
-        // Serves what was said meanwhile.
-        while client.poll(Duration::ZERO).is_some() {}
+        // What was said meanwhile is told by polling, between other news.
+        let told = Instant::now() + HEAR;
+        while Instant::now() < told {
+            let _ = client.poll(HEAR / 10);
+        }
         let reason = match client.context().last() {
             Some(heard) => format!("{error}: {heard}"),
             None => error.to_string(),

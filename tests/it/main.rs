@@ -7,6 +7,7 @@ mod deploy;
 mod http;
 mod rebalance;
 mod service;
+mod sizes;
 mod source;
 mod start;
 mod steps;
