@@ -1,5 +1,6 @@
 //! The transaction: what was made of the events and the offsets behind them become visible together, or not at all.
 
+mod deliveries;
 #[cfg(test)]
 mod tests;
 
@@ -8,17 +9,15 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use rdkafka::client::ClientContext;
 use rdkafka::config::ClientConfig;
 use rdkafka::consumer::ConsumerGroupMetadata;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
-use rdkafka::message::{Header, Message, OwnedHeaders};
-use rdkafka::producer::{
-    BaseRecord, DeliveryResult, Producer, ProducerContext, PurgeConfig, ThreadedProducer,
-};
+use rdkafka::message::{Header, OwnedHeaders};
+use rdkafka::producer::{BaseRecord, Producer, PurgeConfig, ThreadedProducer};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 
 use crate::{event, failpoint};
+use deliveries::{Deliveries, Undelivered};
 
 /// What the transactional producer needs to know.
 #[derive(Debug, Clone)]
@@ -133,84 +132,6 @@ impl Error {
 
 /// Where each partition written to ends now: the offset after the last record of the batch.
 pub type Ends = HashMap<(String, i32), i64>;
-
-/// What the delivery reports of the current transaction told.
-#[derive(Default)]
-struct Delivered {
-    /// The attempt that they are of. Reports of what an aborted one purged can come after its end.
-    attempt: usize,
-    /// How many records were told of.
-    reports: usize,
-    ends: Ends,
-    failed: Option<Undelivered>,
-}
-
-/// The first record that was not delivered.
-struct Undelivered {
-    topic: String,
-    too_large: bool,
-    reason: String,
-}
-
-#[derive(Default)]
-struct Deliveries(Mutex<Delivered>);
-
-impl Deliveries {
-    fn lock(&self) -> MutexGuard<'_, Delivered> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Begins to hear of the next attempt, and returns its number.
-    fn begin(&self) -> usize {
-        let mut delivered = self.lock();
-        *delivered = Delivered {
-            attempt: delivered.attempt + 1,
-            ..Delivered::default()
-        };
-        delivered.attempt
-    }
-
-    /// The first record that failed, but rather one that is too large: others fail for its sake.
-    fn failed(&self) -> Option<Undelivered> {
-        self.lock().failed.take()
-    }
-}
-
-impl ClientContext for Deliveries {}
-
-impl ProducerContext for Deliveries {
-    /// The attempt's number.
-    type DeliveryOpaque = usize;
-
-    fn delivery(&self, result: &DeliveryResult<'_>, attempt: usize) {
-        let mut delivered = self.lock();
-        if attempt != delivered.attempt {
-            return;
-        }
-        delivered.reports += 1;
-        match result {
-            Ok(message) => {
-                let end = delivered
-                    .ends
-                    .entry((message.topic().to_owned(), message.partition()))
-                    .or_default();
-                *end = (*end).max(message.offset() + 1);
-            }
-            Err((error, message)) => {
-                let code = error.rdkafka_error_code();
-                let too_large = code == Some(RDKafkaErrorCode::MessageSizeTooLarge);
-                let known = delivered.failed.as_ref();
-                if known.is_none_or(|known| too_large && !known.too_large) {
-                    delivered.failed = Some(Undelivered {
-                        topic: message.topic().to_owned(),
-                        too_large,
-                        reason: error.to_string(),
-                    });
-                }
-            }
-        }
-    }
-}
 
 /// Why one attempt failed.
 enum Failure {
