@@ -86,8 +86,8 @@ fn what_a_cooperative_rebalance_leaves_here_in_the_middle_of_a_restore_is_restor
     held.let_go();
     become_ready(&[&a, &c]);
 
-    case.produce(20, 20, 20);
     let before = case.changes_now();
+    case.produce(20, 20, 20);
     eventually("all partitions to be at work", || {
         (case.changes_now() > before + 20).then_some(())
     });
