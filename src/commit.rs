@@ -1,20 +1,23 @@
 //! The transaction: what was made of the events and the offsets behind them become visible together, or not at all.
 
-use std::collections::HashMap;
-use std::sync::{Mutex, PoisonError};
+mod deliveries;
+#[cfg(test)]
+mod tests;
+
+use std::collections::{HashMap, HashSet};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use rdkafka::client::ClientContext;
 use rdkafka::config::ClientConfig;
 use rdkafka::consumer::ConsumerGroupMetadata;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
-use rdkafka::message::{Header, Message, OwnedHeaders};
-use rdkafka::producer::{
-    BaseRecord, DeliveryResult, Producer, ProducerContext, PurgeConfig, ThreadedProducer,
-};
+use rdkafka::message::{Header, OwnedHeaders};
+use rdkafka::producer::{BaseRecord, Producer, PurgeConfig, ThreadedProducer};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 
 use crate::{event, failpoint};
+use deliveries::{Deliveries, Undelivered};
 
 /// What the transactional producer needs to know.
 #[derive(Debug, Clone)]
@@ -43,6 +46,14 @@ pub struct Outgoing {
     pub value: Option<Vec<u8>>,
     /// The headers in their order.
     pub headers: Vec<event::Header>,
+}
+
+impl Outgoing {
+    /// How many bytes it has for Kafka, at the most.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        event::wire_bytes(self.key.as_deref(), self.value.as_deref(), &self.headers)
+    }
 }
 
 /// What one transaction holds.
@@ -82,6 +93,20 @@ pub enum Error {
         /// What Kafka said.
         reason: String,
     },
+    /// A record is larger than the producer or its topic allows. The transaction was aborted.
+    #[error(
+        "a record of {bytes} bytes is too large for topic {topic}: {reason}. Raise max.message.bytes of the topic, and message.max.bytes where it is set in kafka.producer"
+    )]
+    TooLarge {
+        /// Its place in the batch.
+        record: usize,
+        /// Its topic.
+        topic: String,
+        /// Its size, at the most.
+        bytes: usize,
+        /// What Kafka said.
+        reason: String,
+    },
     /// A record can never be sent as it is.
     #[error("a record for topic {topic} cannot be sent: {reason}")]
     Unsendable {
@@ -100,7 +125,7 @@ impl Error {
             Self::Aborted { .. } => "aborted",
             Self::Fenced { .. } => "fenced",
             Self::InDoubt { .. } => "in_doubt",
-            Self::Unsendable { .. } => "unsendable",
+            Self::TooLarge { .. } | Self::Unsendable { .. } => "unsendable",
         }
     }
 }
@@ -108,47 +133,33 @@ impl Error {
 /// Where each partition written to ends now: the offset after the last record of the batch.
 pub type Ends = HashMap<(String, i32), i64>;
 
-/// What the delivery reports of the current transaction told.
-#[derive(Default)]
-struct Delivered {
-    ends: Ends,
-    failed: Option<String>,
+/// Why one attempt failed.
+enum Failure {
+    Known(Error),
+    /// The brokers found a batch of records for this topic too large, and refuse it whole. The transaction was aborted.
+    Refused {
+        topic: String,
+        reason: String,
+    },
 }
 
-#[derive(Default)]
-struct Deliveries(Mutex<Delivered>);
-
-impl Deliveries {
-    fn take(&self) -> Delivered {
-        std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner))
+impl From<Error> for Failure {
+    fn from(error: Error) -> Self {
+        Self::Known(error)
     }
 }
 
-impl ClientContext for Deliveries {}
-
-impl ProducerContext for Deliveries {
-    type DeliveryOpaque = ();
-
-    fn delivery(&self, result: &DeliveryResult<'_>, (): ()) {
-        let mut delivered = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        match result {
-            Ok(message) => {
-                let end = delivered
-                    .ends
-                    .entry((message.topic().to_owned(), message.partition()))
-                    .or_default();
-                *end = (*end).max(message.offset() + 1);
-            }
-            Err((error, _)) => {
-                delivered.failed.get_or_insert_with(|| error.to_string());
-            }
-        }
-    }
-}
+/// Larger records are not even tried: the queue below must hold one, and the brokers take no request over 100 MiB.
+const LARGEST: &str = "60000000";
 
 /// The instance's one transactional producer.
 pub struct Committer {
     producer: ThreadedProducer<Deliveries>,
+    /// Topics whose records are sent one by one, because they take less than what makes a batch.
+    apart: Mutex<HashSet<String>>,
+    /// The brokers have refused records. librdkafka numbers on as if they had been taken, which the brokers refuse in turn,
+    /// once: the abort that follows begins a new count.
+    skipped: AtomicBool,
     input_topic: String,
     timeout: Duration,
 }
@@ -168,6 +179,9 @@ impl Committer {
         let mut client = ClientConfig::new();
         client.set("queue.buffering.max.kbytes", "65536");
         client.set("linger.ms", "5");
+        // Batches stay as small as ever (batch.size). What a topic takes is for the topic to say: a dead letter is the
+        // input's record and limn's headers, and must not be refused here because the input allows large ones.
+        client.set("message.max.bytes", LARGEST);
         client.extend(config.properties.iter().cloned());
         // These carry the guarantees and are not the user's to change.
         client
@@ -181,6 +195,8 @@ impl Committer {
         producer.init_transactions(wait).map_err(failed)?;
         Ok(Self {
             producer,
+            apart: Mutex::default(),
+            skipped: AtomicBool::new(false),
             input_topic: config.input_topic.clone(),
             timeout: config.transaction_timeout,
         })
@@ -192,16 +208,47 @@ impl Committer {
     /// group coordinator and cannot make visible what another owner folds again.
     ///
     /// # Errors
-    /// See [`Error`]; after any but [`Error::Aborted`] and [`Error::Unsendable`] this producer must not be used again.
+    /// See [`Error`]; after any but [`Error::Aborted`], [`Error::TooLarge`] and [`Error::Unsendable`] this producer must
+    /// not be used again.
     pub fn commit(&self, batch: &Batch, group: &ConsumerGroupMetadata) -> Result<Ends, Error> {
-        self.producer.context().take();
+        loop {
+            match self.attempt(batch, group) {
+                Ok(ends) => {
+                    self.skipped.store(false, Ordering::Relaxed);
+                    return Ok(ends);
+                }
+                Err(Failure::Known(Error::Aborted { .. }))
+                    if self.skipped.swap(false, Ordering::Relaxed) => {}
+                Err(Failure::Known(error)) => return Err(error),
+                Err(Failure::Refused { topic, reason }) => {
+                    self.skipped.store(true, Ordering::Relaxed);
+                    // Brokers refuse batches and name no record. One by one, either all pass or the one is known.
+                    if !self.apart().insert(topic) {
+                        let doing = "sending records";
+                        return Err(Error::Aborted { doing, reason });
+                    }
+                }
+            }
+        }
+    }
+
+    fn apart(&self) -> MutexGuard<'_, HashSet<String>> {
+        self.apart.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn attempt(&self, batch: &Batch, group: &ConsumerGroupMetadata) -> Result<Ends, Failure> {
+        let attempt = self.producer.context().begin();
         let begin = "beginning a transaction";
         self.producer
             .begin_transaction()
             .map_err(|e| self.give_up(begin, &e))?;
         failpoint::pass("transaction_begun");
-        for record in &batch.records {
-            self.send(record)?;
+        let apart = self.apart().clone();
+        for (index, record) in batch.records.iter().enumerate() {
+            self.send(attempt, index, record)?;
+            if apart.contains(&record.topic) {
+                self.deliver(index, record)?;
+            }
         }
         failpoint::pass("records_sent");
         let sending = "sending offsets to the transaction";
@@ -221,10 +268,49 @@ impl Committer {
             .commit_transaction(self.timeout)
             .map_err(|e| self.give_up("committing the transaction", &e))?;
         failpoint::pass("committed");
-        Ok(self.producer.context().take().ends)
+        self.heard(batch.records.len());
+        Ok(std::mem::take(&mut self.producer.context().lock().ends))
     }
 
-    fn send(&self, record: &Outgoing) -> Result<(), Error> {
+    /// Waits until the record, which was sent alone, is delivered.
+    fn deliver(&self, index: usize, record: &Outgoing) -> Result<(), Failure> {
+        let flushed = self.producer.flush(self.timeout);
+        self.heard(index + 1);
+        let failed = {
+            let mut delivered = self.producer.context().lock();
+            delivered.failed.take_if(|failed| failed.too_large)
+        };
+        match (failed, flushed) {
+            (Some(failed), _) => {
+                self.skipped.store(true, Ordering::Relaxed);
+                Err(self.too_large(index, record, failed.reason).into())
+            }
+            (None, Ok(())) => Ok(()),
+            (None, Err(error)) => Err(self.give_up("sending records", &error)),
+        }
+    }
+
+    /// Waits until so many records of this attempt are told of: delivered, they may still be with the thread that polls.
+    fn heard(&self, records: usize) {
+        let until = Instant::now() + Duration::from_secs(1);
+        while self.producer.context().lock().reports < records && Instant::now() < until {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+
+    fn too_large(&self, index: usize, record: &Outgoing, reason: String) -> Error {
+        match self.abort() {
+            Ok(()) => Error::TooLarge {
+                record: index,
+                topic: record.topic.clone(),
+                bytes: record.bytes(),
+                reason,
+            },
+            Err(in_doubt) => in_doubt,
+        }
+    }
+
+    fn send(&self, attempt: usize, index: usize, record: &Outgoing) -> Result<(), Failure> {
         let headers = record
             .headers
             .iter()
@@ -234,14 +320,25 @@ impl Committer {
                     value: value.as_deref(),
                 })
             });
-        let mut base = BaseRecord::<[u8], [u8]>::to(&record.topic).headers(headers);
+        let mut base = BaseRecord::<[u8], [u8], usize>::with_opaque_to(&record.topic, attempt)
+            .headers(headers);
         base.partition = record.partition;
         base.key = record.key.as_deref();
         base.payload = record.value.as_deref();
         let until = Instant::now() + self.timeout;
         loop {
+            let alone = self.producer.in_flight_count() == 0;
             match self.producer.send(base) {
                 Ok(()) => return Ok(()),
+                Err((
+                    error @ KafkaError::MessageProduction(RDKafkaErrorCode::MessageSizeTooLarge),
+                    _,
+                )) => return Err(self.too_large(index, record, error.to_string()).into()),
+                // It does not fit into the empty queue: no waiting will help.
+                Err((KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull), _)) if alone => {
+                    let reason = "queue.buffering.max.kbytes has no room for it".to_owned();
+                    return Err(self.too_large(index, record, reason).into());
+                }
                 Err((KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull), back))
                     if Instant::now() < until =>
                 {
@@ -251,19 +348,16 @@ impl Committer {
                 }
                 Err((
                     error @ KafkaError::MessageProduction(
-                        RDKafkaErrorCode::MessageSizeTooLarge
-                        | RDKafkaErrorCode::UnknownTopic
-                        | RDKafkaErrorCode::UnknownPartition,
+                        RDKafkaErrorCode::UnknownTopic | RDKafkaErrorCode::UnknownPartition,
                     ),
                     _,
                 )) => {
-                    return Err(match self.abort() {
-                        Ok(()) => Error::Unsendable {
-                            topic: record.topic.clone(),
-                            reason: error.to_string(),
-                        },
-                        Err(in_doubt) => in_doubt,
-                    });
+                    self.abort()?;
+                    return Err(Error::Unsendable {
+                        topic: record.topic.clone(),
+                        reason: error.to_string(),
+                    }
+                    .into());
                 }
                 Err((error, _)) => return Err(self.give_up("sending records", &error)),
             }
@@ -272,27 +366,35 @@ impl Committer {
 
     /// Decides what a failed call means. Only an error that Kafka calls abortable, followed by an abort that worked,
     /// is a known outcome; everything else is doubt, and doubt is never resolved by guessing.
-    fn give_up(&self, doing: &'static str, error: &KafkaError) -> Error {
-        let reason = match self.producer.context().take().failed {
-            Some(delivery) => format!("{error} (first undelivered record: {delivery})"),
+    fn give_up(&self, doing: &'static str, error: &KafkaError) -> Failure {
+        let said = |failed: Option<&Undelivered>| match failed {
+            Some(f) => format!("{error} (first undelivered record: {})", f.reason),
             None => error.to_string(),
         };
-        if lost_ownership(error) {
-            // Nothing was committed. The abort only spares other readers the wait for the time-out.
-            let _ = self.abort();
-            return Error::Fenced { doing, reason };
-        }
         let abortable = match error {
             KafkaError::Transaction(e) => e.txn_requires_abort() && !e.is_fatal(),
             KafkaError::MessageProduction(_) => true,
             _ => false,
         };
-        if !abortable {
-            return Error::InDoubt { doing, reason };
+        if lost_ownership(error) {
+            // Nothing was committed. The abort only spares other readers the wait for the time-out.
+            let _ = self.abort();
+            let reason = said(self.producer.context().failed().as_ref());
+            return Error::Fenced { doing, reason }.into();
         }
-        match self.abort() {
-            Ok(()) => Error::Aborted { doing, reason },
-            Err(in_doubt) => in_doubt,
+        if !abortable {
+            let reason = said(self.producer.context().failed().as_ref());
+            return Error::InDoubt { doing, reason }.into();
+        }
+        if let Err(in_doubt) = self.abort() {
+            return in_doubt.into();
+        }
+        // Asked behind the abort, which serves the reports: a call can fail before it is heard which record it failed for.
+        let failed = self.producer.context().failed();
+        let reason = said(failed.as_ref());
+        match failed.filter(|f| f.too_large) {
+            Some(Undelivered { topic, .. }) => Failure::Refused { topic, reason },
+            None => Error::Aborted { doing, reason }.into(),
         }
     }
 
@@ -330,103 +432,4 @@ fn lost_ownership(error: &KafkaError) -> bool {
             | RDKafkaErrorCode::StaleMemberEpoch
             | RDKafkaErrorCode::FencedMemberEpoch
     )
-}
-
-#[cfg(test)]
-mod tests {
-    //! Against librdkafka's in-process broker: enough for what is called in which order. Visibility, fencing and the
-    //! offsets of a transaction cannot be seen there (it shows aborted records, fences no producer and forgets the
-    //! offsets); they are for the tests on a real broker.
-    use super::*;
-    use rdkafka::consumer::{BaseConsumer, Consumer};
-    use rdkafka::mocking::MockCluster;
-    use rdkafka::producer::DefaultProducerContext;
-
-    fn cluster() -> MockCluster<'static, DefaultProducerContext> {
-        let cluster = MockCluster::new(1).unwrap();
-        for topic in ["in", "changes", "profiles"] {
-            cluster.create_topic(topic, 2, 1).unwrap();
-        }
-        cluster
-    }
-
-    fn committer(servers: &str) -> Committer {
-        let config = Config {
-            properties: vec![("bootstrap.servers".to_owned(), servers.to_owned())],
-            transactional_id: "group-1".to_owned(),
-            transaction_timeout: Duration::from_secs(20),
-            input_topic: "in".to_owned(),
-        };
-        Committer::connect(&config, Duration::from_secs(20)).unwrap()
-    }
-
-    fn member(servers: &str) -> BaseConsumer {
-        ClientConfig::new()
-            .set("bootstrap.servers", servers)
-            .set("group.id", "group")
-            .set("isolation.level", "read_committed")
-            .create()
-            .unwrap()
-    }
-
-    fn outgoing(topic: &str, partition: i32, value: Vec<u8>) -> Outgoing {
-        Outgoing {
-            topic: topic.to_owned(),
-            partition: Some(partition),
-            key: Some(b"ann".to_vec()),
-            value: Some(value),
-            headers: vec![("limn-format".into(), Some(b"1".to_vec().into()))],
-        }
-    }
-
-    #[test]
-    fn a_commit_tells_where_the_partitions_it_wrote_to_end() {
-        let cluster = cluster();
-        let servers = cluster.bootstrap_servers();
-        let (committer, member) = (committer(&servers), member(&servers));
-        let group = member.group_metadata().unwrap();
-        let batch = Batch {
-            records: vec![
-                outgoing("profiles", 1, b"one".to_vec()),
-                outgoing("profiles", 1, b"two".to_vec()),
-                outgoing("changes", 0, b"three".to_vec()),
-            ],
-            offsets: vec![(0, 7), (1, 9)],
-        };
-        let ends = committer.commit(&batch, &group).unwrap();
-        assert_eq!(ends[&("profiles".to_owned(), 1)], 2);
-        assert_eq!(ends[&("changes".to_owned(), 0)], 1);
-        // The next batch tells of itself only.
-        let second = Batch {
-            records: vec![outgoing("profiles", 0, b"four".to_vec())],
-            offsets: vec![],
-        };
-        let ends = committer.commit(&second, &group).unwrap();
-        assert_eq!(ends.len(), 1);
-    }
-
-    #[test]
-    fn a_record_over_the_size_limit_is_named_and_the_producer_goes_on() {
-        let cluster = cluster();
-        let servers = cluster.bootstrap_servers();
-        let (committer, member) = (committer(&servers), member(&servers));
-        let group = member.group_metadata().unwrap();
-        let huge = Batch {
-            records: vec![
-                outgoing("changes", 0, b"small".to_vec()),
-                outgoing("profiles", 0, vec![b'x'; 2_000_000]),
-            ],
-            offsets: vec![(0, 5)],
-        };
-        let error = committer.commit(&huge, &group).unwrap_err();
-        assert!(
-            matches!(&error, Error::Unsendable { topic, .. } if topic == "profiles"),
-            "{error}"
-        );
-        let small = Batch {
-            records: vec![outgoing("profiles", 0, b"small".to_vec())],
-            offsets: vec![(0, 5)],
-        };
-        committer.commit(&small, &group).unwrap();
-    }
 }

@@ -43,3 +43,18 @@ impl Event {
         len(&self.record.key) + len(&self.record.value) + headers
     }
 }
+
+/// What a record's framing takes at the most, that of a batch of one included.
+const FRAMING: usize = 100;
+/// The lengths of a header's name and value.
+const LENGTHS: usize = 10;
+
+/// How many bytes a record has for Kafka, at the most: what the limits of producers and topics speak of.
+#[must_use]
+pub fn wire_bytes(key: Option<&[u8]>, value: Option<&[u8]>, headers: &[Header]) -> usize {
+    let length = |bytes: Option<&[u8]>| bytes.map_or(0, <[u8]>::len);
+    let headers = headers
+        .iter()
+        .map(|(name, value)| LENGTHS + name.len() + length(value.as_deref()));
+    FRAMING + length(key) + length(value) + headers.sum::<usize>()
+}

@@ -5,6 +5,7 @@ mod flow;
 mod ingest;
 mod partition;
 mod restore;
+mod room;
 #[cfg(test)]
 mod tests;
 
@@ -24,6 +25,7 @@ use crate::summarize::{self, Summarizer, TemplateError};
 use crate::window;
 use flow::Flow;
 use ingest::Ingest;
+use room::Limits;
 
 /// The topics that are written.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -104,7 +106,8 @@ pub enum Error {
     },
     /// The partition counts of topics differ.
     #[error(
-        "{topic} has {found} partitions, but the input {input} has {wanted}: a user must keep one partition number. Delete and create it anew (limn topics), or add partitions"
+        "{topic} has {found} partitions, but the input {input} has {wanted}; {}",
+        crate::topics::OTHER_COUNT
     )]
     Partitions {
         /// The output topic.
@@ -114,6 +117,19 @@ pub enum Error {
         /// The input topic.
         input: String,
         /// The input's partitions.
+        wanted: i32,
+    },
+    /// The input has got partitions while it was read.
+    #[error(
+        "the input {input} has {found} partitions now, and had {wanted} when limn began to read it: producers put users into other partitions than their profiles are in. \
+         The number cannot change under limn: make a new input with {found} partitions, output topics and a group of its own, and load the history (docs/operations.md)"
+    )]
+    Grown {
+        /// The input topic.
+        input: String,
+        /// Its partitions now.
+        found: i32,
+        /// Its partitions before.
         wanted: i32,
     },
     /// The group gave the partitions to others without asking.
@@ -132,7 +148,10 @@ impl Error {
     fn passes(&self) -> bool {
         match self {
             Self::Source(error) => matches!(error, source::Error::Kafka { .. }),
-            Self::Commit(error) => !matches!(error, commit::Error::Unsendable { .. }),
+            Self::Commit(error) => !matches!(
+                error,
+                commit::Error::Unsendable { .. } | commit::Error::TooLarge { .. }
+            ),
             Self::Store(error) => matches!(error, store::Error::Torn(_) | store::Error::Io { .. }),
             Self::Lost(_) | Self::Thread(_) => true,
             Self::Summarize(summarize::Error::Journal(_)) => true,
@@ -170,6 +189,8 @@ pub struct Status {
     pub phase: Phase,
     /// The input partitions that are restored and at work here.
     pub partitions: Arc<[i32]>,
+    /// Why it waits for Kafka before it begins; `None`: it does not.
+    pub waiting_for: Option<String>,
     /// The last fault that it began anew after.
     pub fault: Option<String>,
     /// Records read, those read again after a restart included.
@@ -252,13 +273,16 @@ pub async fn run(
 ) -> Result<(), Error> {
     let mut backoff = BACKOFF;
     let mut rebuild = false;
+    let mut limits = Limits::default();
     loop {
         let began = Instant::now();
-        let error = match attempt(config, parts, &mut stop, rebuild).await {
+        let error = match attempt(config, parts, &mut stop, rebuild, &limits).await {
             Ok(()) => return Ok(()),
             Err(error) => error,
         };
-        if !error.passes() || *stop.borrow() {
+        // An update that makes too large a record is refused when it is made again.
+        let learned = limits.learn(&error, &config.topics);
+        if !(error.passes() || learned) || *stop.borrow() {
             return Err(error);
         }
         tracing::error!(%error, "beginning anew from what is committed");
@@ -266,11 +290,16 @@ pub async fn run(
         ::metrics::counter!(metrics::RESTARTS).increment(1);
         parts.status.send_modify(|s| {
             s.phase = Phase::Starting;
+            s.waiting_for = None;
             s.partitions = Arc::default();
             s.fault = Some(error.to_string());
         });
         if began.elapsed() > BACKOFF_MAX {
             backoff = BACKOFF;
+        }
+        if learned {
+            // Nothing to wait for: it will not come again.
+            continue;
         }
         let pause = backoff.mul_f64(0.5 + fastrand::f64() / 2.0);
         tokio::select! {
@@ -293,6 +322,7 @@ async fn attempt(
     parts: &Parts,
     stop: &mut watch::Receiver<bool>,
     rebuild: bool,
+    limits: &Limits,
 ) -> Result<(), Error> {
     let decoder = Decoder::new(config.codec.clone());
     let summarizer = Arc::new(Summarizer::new(
@@ -303,8 +333,9 @@ async fn attempt(
     )?);
     // librdkafka's calls block; waiting for a stop meanwhile leaves the thread to end by itself.
     let connect = {
-        let config = config.clone();
-        tokio::task::spawn_blocking(move || connect(&config))
+        let (config, status) = (config.clone(), parts.status.clone());
+        let (store, stopping) = (Arc::clone(&parts.store), stop.clone());
+        tokio::task::spawn_blocking(move || connect(&config, &store, &status, &stopping))
     };
     let (committer, partitions) = tokio::select! {
         connected = connect => connected.map_err(|e| Error::Thread(e.to_string()))??,
@@ -322,7 +353,17 @@ async fn attempt(
         ingest.take(p, o, t, r)
     })?;
     let ends = Ends::start(&config.source)?;
-    let mut flow = Flow::new(config, parts, source, ends, sink, summarizer, rebuild);
+    let mut flow = Flow::new(
+        config,
+        parts,
+        source,
+        ends,
+        sink,
+        summarizer,
+        partitions,
+        rebuild,
+        limits.clone(),
+    );
     let result = flow.drive(messages, stop).await;
     let source = flow.end().await;
     // Leaving the group blocks.
@@ -331,10 +372,33 @@ async fn attempt(
     left.map_err(|e| Error::Thread(e.to_string()))
 }
 
-/// Checks the topics and makes the producer. Blocks.
-fn connect(config: &Config) -> Result<(Committer, i32), Error> {
+/// How often it is said that Kafka does not answer.
+const SAY_EVERY: Duration = Duration::from_secs(30);
+
+/// Waits for the brokers, checks the topics and makes the producer. Blocks.
+fn connect(
+    config: &Config,
+    store: &Store,
+    status: &watch::Sender<Status>,
+    stop: &watch::Receiver<bool>,
+) -> Result<(Committer, i32), Error> {
     let wait = config.restore_timeout;
-    let count = |topic: &str| source::partitions(&config.source.properties, topic, wait);
+    let mut said: Option<Instant> = None;
+    let cluster = source::reach(&config.source, wait, |error| {
+        if said.is_none_or(|at| at.elapsed() >= SAY_EVERY) {
+            tracing::warn!(%error, "Kafka does not answer; still trying");
+            said = Some(Instant::now());
+        }
+        status.send_modify(|s| s.waiting_for = Some(error.to_string()));
+        !*stop.borrow()
+    })?;
+    if said.is_some() {
+        tracing::info!("Kafka answers");
+        status.send_modify(|s| s.waiting_for = None);
+    }
+    let count = |topic: &str| {
+        source::partitions(&config.source.properties, &config.source.group, topic, wait)
+    };
     let input = &config.source.topic;
     let wanted = count(input)?;
     count(&config.topics.changes)?;
@@ -354,6 +418,17 @@ fn connect(config: &Config) -> Result<(Committer, i32), Error> {
                 input,
                 wanted,
             });
+        }
+    }
+    // A position in one topic says nothing about another, be it of another name or on another cluster.
+    if let Some(cluster) = cluster {
+        let now = format!("{profiles} and {checkpoints} on cluster {cluster}");
+        if let Some(before) = store.view.filled_from(&now)? {
+            tracing::warn!(
+                before,
+                now,
+                "the state folder was filled from other topics; the view is built again from these"
+            );
         }
     }
     Ok((Committer::connect(&config.commit, wait)?, wanted))

@@ -3,12 +3,14 @@
 mod ends;
 mod kafka;
 mod raw;
+mod reach;
 mod rebalance;
 mod restore;
 
 pub use ends::Ends;
 pub use kafka::{Kafka, Paused};
 pub use raw::{Counted, count};
+pub use reach::reach;
 pub use restore::{Back, Restored, Wanted, partitions, restore};
 
 use std::sync::mpsc::SyncSender;
@@ -62,6 +64,10 @@ pub struct Assigned {
     pub start: i64,
     /// Whether the group had committed that offset.
     pub committed: bool,
+    /// The oldest offset that the log holds.
+    pub low: i64,
+    /// Where the log ends.
+    pub high: i64,
 }
 
 /// What the source tells, in order.
@@ -124,7 +130,7 @@ pub enum Error {
         partition: i32,
         /// The consumer group.
         group: String,
-        /// The group's committed offset.
+        /// Where the group goes on: its committed offset, or its checkpoint's where it has none.
         committed: i64,
         /// The oldest offset that is still there.
         low: i64,
@@ -141,7 +147,7 @@ pub enum Error {
         partition: i32,
         /// The consumer group.
         group: String,
-        /// The group's committed offset.
+        /// Where the group goes on: its committed offset, or its checkpoint's where it has none.
         committed: i64,
         /// The topic's end.
         high: i64,
@@ -149,6 +155,36 @@ pub enum Error {
 }
 
 impl Error {
+    /// Whether a restart can begin at an offset that was written down before: the log must still hold it, or end there.
+    pub(crate) fn of_position(
+        topic: &str,
+        partition: i32,
+        group: &str,
+        committed: i64,
+        (low, high): (i64, i64),
+    ) -> Result<(), Self> {
+        let (topic, group) = (topic.to_owned(), group.to_owned());
+        if committed < low {
+            return Err(Self::Removed {
+                topic,
+                partition,
+                group,
+                committed,
+                low,
+            });
+        }
+        if committed > high {
+            return Err(Self::Beyond {
+                topic,
+                partition,
+                group,
+                committed,
+                high,
+            });
+        }
+        Ok(())
+    }
+
     fn kafka(doing: impl Into<String>) -> impl FnOnce(rdkafka::error::KafkaError) -> Self {
         let doing = doing.into();
         move |error| Self::Kafka {

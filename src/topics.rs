@@ -1,18 +1,19 @@
 //! The topic admin: librdkafka's properties checked, limn's topics set beside what the brokers have, and created.
 
+mod finding;
 mod properties;
 mod temporary;
 #[cfg(test)]
 mod tests;
 
+pub use finding::{Finding, OTHER_COUNT};
 pub use properties::{PropertyFault, client_fault, property_fault};
 
 use std::collections::BTreeMap;
-use std::fmt;
 use std::time::Duration;
 
 use rdkafka::admin::{
-    AdminClient, AdminOptions, NewTopic, OwnedResourceSpecifier, ResourceSpecifier,
+    AdminClient, AdminOptions, ConfigResource, NewTopic, OwnedResourceSpecifier, ResourceSpecifier,
     TopicReplication,
 };
 use rdkafka::client::DefaultClientContext;
@@ -115,117 +116,10 @@ fn day_ms() -> String {
     Duration::from_secs(86_400).as_millis().to_string()
 }
 
-/// What the brokers were found to have, or not.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Finding {
-    /// The brokers do not answer, or refuse.
-    Brokers {
-        /// What was being done.
-        doing: &'static str,
-        /// What librdkafka said.
-        reason: String,
-    },
-    /// The input is not there.
-    NoInput {
-        /// Its name.
-        name: String,
-    },
-    /// An output topic is not there.
-    Missing {
-        /// Its name.
-        name: String,
-        /// The configuration's key of the name.
-        key: &'static str,
-    },
-    /// An output topic has another number of partitions than the input.
-    Partitions {
-        /// Its name.
-        name: String,
-        /// The configuration's key of the name.
-        key: &'static str,
-        /// How many it has.
-        found: usize,
-        /// The input topic.
-        input: String,
-        /// How many the input has.
-        wanted: usize,
-    },
-    /// An output topic is cleaned in the wrong way.
-    Cleanup {
-        /// Its name.
-        name: String,
-        /// The configuration's key of the name.
-        key: &'static str,
-        /// How it is cleaned.
-        found: String,
-        /// How it must be.
-        wanted: String,
-    },
-    /// A topic could not be created.
-    NotCreated {
-        /// Its name.
-        name: String,
-        /// The configuration's key of the name.
-        key: &'static str,
-        /// What the brokers said.
-        reason: String,
-    },
-}
-
-impl Finding {
-    /// Whether it says nothing against the topic of that name.
-    #[must_use]
-    pub fn spares(&self, topic: &str) -> bool {
-        match self {
-            Self::Brokers { .. } => false,
-            Self::NoInput { name }
-            | Self::Missing { name, .. }
-            | Self::Partitions { name, .. }
-            | Self::Cleanup { name, .. }
-            | Self::NotCreated { name, .. } => name != topic,
-        }
-    }
-}
-
-impl fmt::Display for Finding {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Brokers { doing, reason } => write!(
-                f,
-                "kafka.brokers: {reason} while {doing}; look at the addresses, at kafka.properties (security.protocol …) and whether the brokers run"
-            ),
-            Self::NoInput { name } => write!(
-                f,
-                "source.topic: there is no topic {name}; create it with as many partitions as instances may ever share the work, or correct the name"
-            ),
-            Self::Missing { name, key } => {
-                write!(f, "{key}: there is no topic {name}; limn topics creates it")
-            }
-            Self::Partitions {
-                name,
-                key,
-                found,
-                input,
-                wanted,
-            } => write!(
-                f,
-                "{key}: {name} has {found} partitions, but the input {input} has {wanted}; a user keeps one partition number, so delete {name} and let limn topics create it, or name another topic"
-            ),
-            Self::Cleanup {
-                name,
-                key,
-                found,
-                wanted,
-            } => write!(
-                f,
-                "{key}: {name} has cleanup.policy={found}; wants {wanted}, set it with kafka-configs.sh --alter --add-config cleanup.policy={wanted}"
-            ),
-            Self::NotCreated { name, key, reason } => {
-                write!(f, "{key}: {name} could not be created: {reason}")
-            }
-        }
-    }
-}
+/// What a topic takes unless it or the brokers are told otherwise.
+const MAX_BYTES: u64 = 1_048_588;
+/// A dead letter is a record of the input and limn's headers, which take less than this.
+const HEADERS_BYTES: u64 = 2048;
 
 /// What creating the topics would do, or did.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -236,6 +130,8 @@ pub struct Plan {
     pub present: Vec<(String, usize)>,
     /// What stands in the way.
     pub findings: Vec<Finding>,
+    /// What could be better and stands in nobody's way.
+    pub notes: Vec<Finding>,
 }
 
 /// Speaks with the brokers about topics.
@@ -303,65 +199,92 @@ impl Admin {
                 (None, input) => plan.missing.push((wanted, input.unwrap_or(0))),
             }
         }
-        let policies = self.policies(&present).await;
-        plan.findings.extend(policies);
+        let found = self.properties(&present).await;
+        let found = found.unwrap_or_else(|finding| {
+            plan.findings.push(finding);
+            Vec::new()
+        });
+        plan.findings.extend(policies(&found));
+        if input.is_some() {
+            self.sizes(config, &found, &mut plan).await;
+        }
         plan
     }
 
-    async fn policies(&self, topics: &[Wanted]) -> Vec<Finding> {
+    /// Sets what the dead-letter topic takes beside what the input takes.
+    async fn sizes(&self, config: &Config, found: &[(&Wanted, ConfigResource)], plan: &mut Plan) {
+        let number = |resource: &ConfigResource| {
+            let entry = resource.get("max.message.bytes")?;
+            entry.value.as_ref()?.parse::<u64>().ok()
+        };
+        let input = [ResourceSpecifier::Topic(&config.input)];
+        let described = self.client.describe_configs(&input, &self.options()).await;
+        let described = match described.map(|all| all.into_iter().next()) {
+            Ok(Some(Ok(resource))) => Ok(number(&resource)),
+            Ok(Some(Err(code))) => Err(code.to_string()),
+            Ok(None) => Ok(None),
+            Err(error) => Err(error.to_string()),
+        };
+        let takes = described.unwrap_or_else(|reason| {
+            plan.notes.push(Finding::Unread {
+                name: config.input.clone(),
+                reason,
+            });
+            None
+        });
+        let room = (takes.unwrap_or(MAX_BYTES) + HEADERS_BYTES).min(i32::MAX.unsigned_abs().into());
+        for (topic, _) in &mut plan.missing {
+            if topic.name == config.dead_letters {
+                topic
+                    .properties
+                    .push(("max.message.bytes", room.to_string()));
+            }
+        }
+        let dead = found.iter().find(|(t, _)| t.name == config.dead_letters);
+        if let (Some((topic, resource)), Some(_)) = (dead, takes)
+            && let Some(found) = number(resource).filter(|&found| found < room)
+        {
+            plan.notes.push(Finding::Narrow {
+                name: topic.name.clone(),
+                key: topic.key,
+                found,
+                wanted: room,
+            });
+        }
+    }
+
+    /// The properties of topics that are there.
+    async fn properties<'w>(
+        &self,
+        topics: &'w [Wanted],
+    ) -> Result<Vec<(&'w Wanted, ConfigResource)>, Finding> {
         let specifiers: Vec<_> = topics
             .iter()
             .map(|t| ResourceSpecifier::Topic(&t.name))
             .collect();
         if specifiers.is_empty() {
-            return Vec::new();
+            return Ok(Vec::new());
         }
         let doing = "reading the topics' properties";
-        let described = match self
+        let described = self
             .client
             .describe_configs(&specifiers, &self.options())
             .await
-        {
-            Ok(described) => described,
-            Err(error) => return vec![brokers(doing)(error)],
-        };
-        let mut findings = Vec::new();
+            .map_err(brokers(doing))?;
+        let mut found = Vec::new();
         for described in described {
-            let resource = match described {
-                Ok(resource) => resource,
-                Err(code) => {
-                    findings.push(Finding::Brokers {
-                        doing,
-                        reason: code.to_string(),
-                    });
-                    continue;
-                }
-            };
+            let resource = described.map_err(|code| Finding::Brokers {
+                doing,
+                reason: code.to_string(),
+            })?;
             let OwnedResourceSpecifier::Topic(name) = &resource.specifier else {
                 continue;
             };
-            let Some(topic) = topics.iter().find(|topic| topic.name == *name) else {
-                continue;
-            };
-            let found = resource
-                .get("cleanup.policy")
-                .and_then(|entry| entry.value.clone());
-            let wanted = topic
-                .properties
-                .iter()
-                .find(|(name, _)| *name == "cleanup.policy");
-            if let (Some(found), Some((_, wanted))) = (found, wanted)
-                && found != *wanted
-            {
-                findings.push(Finding::Cleanup {
-                    name: topic.name.clone(),
-                    key: topic.key,
-                    found,
-                    wanted: wanted.clone(),
-                });
+            if let Some(topic) = topics.iter().find(|topic| topic.name == *name) {
+                found.push((topic, resource));
             }
         }
-        findings
+        Ok(found)
     }
 
     /// Creates what the plan misses; nothing where something stands in the way. A topic that another process made
@@ -408,6 +331,22 @@ impl Admin {
             .request_timeout(Some(self.timeout))
             .operation_timeout(Some(self.timeout))
     }
+}
+
+/// Topics that are cleaned in the wrong way.
+fn policies(found: &[(&Wanted, ConfigResource)]) -> Vec<Finding> {
+    let policy = "cleanup.policy";
+    let wrong = found.iter().filter_map(|(topic, resource)| {
+        let found = resource.get(policy)?.value.clone()?;
+        let (_, wanted) = topic.properties.iter().find(|(name, _)| *name == policy)?;
+        (found != *wanted).then(|| Finding::Cleanup {
+            name: topic.name.clone(),
+            key: topic.key,
+            found,
+            wanted: wanted.clone(),
+        })
+    });
+    wrong.collect()
 }
 
 fn brokers(doing: &'static str) -> impl FnOnce(KafkaError) -> Finding {

@@ -199,6 +199,7 @@ async fn measure(
     tell("reading them, and nothing else");
     let counted = source::count(
         &options.pipeline.source.properties,
+        &options.pipeline.source.group,
         &topics.input,
         options.timeout,
     )?;

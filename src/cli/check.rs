@@ -28,6 +28,19 @@ pub struct Args {
 struct Part {
     name: &'static str,
     faults: Vec<String>,
+    /// What could be better.
+    notes: Vec<String>,
+}
+
+impl Part {
+    fn new(name: &'static str, faults: Vec<String>) -> Self {
+        let notes = Vec::new();
+        Self {
+            name,
+            faults,
+            notes,
+        }
+    }
 }
 
 pub fn run(args: &Args) -> anyhow::Result<()> {
@@ -37,48 +50,38 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
         // A section with a fault has defaults in its place: what they lead to would be told of what nobody wrote.
         let sound = |sections: &[&str]| sections.iter().all(|section| !touched(&faults, section));
         if !args.offline && sound(&["kafka", "source", "topics"]) {
-            parts.push(Part {
-                name: "brokers and topics",
-                faults: brokers(config)?,
-            });
+            parts.push(brokers(config)?);
         }
         if sound(&["engine"]) {
-            parts.push(Part {
-                name: "model",
-                faults: model(&config.engine),
-            });
+            parts.push(Part::new("model", model(&config.engine)));
         }
         if sound(&["store"]) {
-            parts.push(Part {
-                name: "state folder",
-                faults: folder(&config.store.folder),
-            });
+            parts.push(Part::new("state folder", folder(&config.store.folder)));
         }
         if sound(&["http"]) {
             let faults = TcpListener::bind(config.http.listen).err().map(|error| {
                     format!("http.listen: {} cannot be listened on: {error}; stop what listens there, or choose another port", config.http.listen)
                 });
-            parts.push(Part {
-                name: "HTTP address",
-                faults: faults.into_iter().collect(),
-            });
+            parts.push(Part::new("HTTP address", faults.into_iter().collect()));
         }
     }
     let faults = faults.0.iter().map(ToString::to_string).collect();
-    parts.insert(
-        0,
-        Part {
-            name: "configuration",
-            faults,
-        },
-    );
+    parts.insert(0, Part::new("configuration", faults));
     let mut count = 0;
-    for Part { name, faults } in &parts {
+    for Part {
+        name,
+        faults,
+        notes,
+    } in &parts
+    {
         if faults.is_empty() {
             println!("ok     {name}");
         }
         for fault in faults {
             eprintln!("fault  {fault}");
+        }
+        for note in notes {
+            println!("note   {note}");
         }
         count += faults.len();
     }
@@ -97,10 +100,10 @@ fn touched(faults: &Faults, section: &str) -> bool {
         .any(|fault| fault.key.is_empty() || fault.key.split('.').next() == Some(section))
 }
 
-fn brokers(config: &Config) -> anyhow::Result<Vec<String>> {
-    let findings = tokio::runtime::Runtime::new()?.block_on(async {
+fn brokers(config: &Config) -> anyhow::Result<Part> {
+    let (findings, notes) = tokio::runtime::Runtime::new()?.block_on(async {
         match Admin::new(&config.kafka.producer.reveal(), config.kafka.timeout) {
-            Err(finding) => vec![finding],
+            Err(finding) => (vec![finding], Vec::new()),
             Ok(admin) => {
                 let plan = admin.plan(&config.topics).await;
                 let missing = plan
@@ -111,11 +114,19 @@ fn brokers(config: &Config) -> anyhow::Result<Vec<String>> {
                         key: wanted.key,
                     });
                 // Where the brokers did not answer nothing is known to be missing, and nothing is in `missing`.
-                plan.findings.into_iter().chain(missing).collect()
+                (
+                    plan.findings.into_iter().chain(missing).collect(),
+                    plan.notes,
+                )
             }
         }
     });
-    Ok(findings.iter().map(ToString::to_string).collect())
+    let said = |findings: Vec<Finding>| findings.iter().map(ToString::to_string).collect();
+    Ok(Part {
+        name: "brokers and topics",
+        faults: said(findings),
+        notes: said(notes),
+    })
 }
 
 /// Whether the engine can be made: its files first, each by its key, then the model itself.

@@ -19,8 +19,9 @@ pub struct Args {
     /// The configuration of the instance: its address and token, and its state folder where it is not running.
     #[arg(long, short, env = "LIMN_CONFIG")]
     config: Option<PathBuf>,
-    /// The running instance to ask, such as http://127.0.0.1:7374. LIMN_TOKEN in the environment is its token.
-    #[arg(long, conflicts_with_all = ["config", "folder"])]
+    /// The running instance to ask, such as http://127.0.0.1:7374. LIMN_TOKEN in the environment is its token. It goes
+    /// before the configuration.
+    #[arg(long, conflicts_with = "folder")]
     url: Option<String>,
     /// The state folder to open. It must not be in use by a running limn.
     #[arg(long)]

@@ -56,8 +56,15 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
             metrics.upkeep();
         }
     });
+    // Whoever is told to stop while the model loads stops: so this stands before it.
+    runtime.block_on(on_stop(stop))?;
     // Loading a model takes its time; meanwhile health is answered, and readiness says why not yet.
-    let engine = engine(&config.engine)?;
+    let Some(engine) = runtime.block_on(loaded(&config.engine, stopped.clone()))? else {
+        tracing::info!("ended before the model was loaded");
+        // The thread that loads it ends with the process.
+        runtime.shutdown_background();
+        return Ok(());
+    };
     let parts = Parts {
         engine,
         store: Arc::clone(&store),
@@ -65,15 +72,12 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
         status,
         changes: None,
     };
-    runtime.spawn(async move {
-        told_to_stop().await;
-        tracing::info!("stopping: finishing what is under way");
-        stop.send_replace(true);
-    });
     let result = runtime.block_on(pipeline::run(&flow, &parts, stopped));
     // Gone either way: nobody waits for it any more, or it was stopped by a fault of its own.
     let _ = end.send(());
     let _ = runtime.block_on(serving);
+    // A question to brokers that are away may still be under way; it has nothing to tell any more.
+    runtime.shutdown_timeout(Duration::from_secs(1));
     store.flush()?;
     let status = shown.borrow().clone();
     tracing::info!(
@@ -122,30 +126,56 @@ fn sources(store: &Arc<Store>, status: &watch::Receiver<Status>, metrics: &Expos
                 Phase::Restoring => "reading profiles back",
                 Phase::Draining => "stopping",
             };
-            Err(match &status.fault {
-                Some(fault) => format!("{doing}; began anew after: {fault}"),
+            let mut said = match &status.waiting_for {
+                Some(why) => format!("starting: {why}"),
                 None => doing.to_owned(),
-            })
+            };
+            if let Some(fault) = &status.fault {
+                said = format!("{said}; began anew after: {fault}");
+            }
+            Err(said)
         }),
         metrics: Arc::new(move || metrics.render(running.borrow().phase == Phase::Running)),
     }
 }
 
-#[cfg(unix)]
-async fn told_to_stop() {
-    use tokio::signal::unix::{SignalKind, signal};
-    match signal(SignalKind::terminate()) {
-        Ok(mut terminate) => tokio::select! {
-            _ = terminate.recv() => {}
-            _ = tokio::signal::ctrl_c() => {}
-        },
-        Err(_) => drop(tokio::signal::ctrl_c().await),
-    }
+/// Begins to listen for Ctrl-C and SIGTERM, which until then end the process at once.
+async fn on_stop(stop: watch::Sender<bool>) -> std::io::Result<()> {
+    #[cfg(unix)]
+    let told = {
+        use tokio::signal::unix::{SignalKind, signal};
+        let (mut interrupt, mut terminate) = (
+            signal(SignalKind::interrupt())?,
+            signal(SignalKind::terminate())?,
+        );
+        async move {
+            tokio::select! {
+                _ = terminate.recv() => {}
+                _ = interrupt.recv() => {}
+            }
+        }
+    };
+    #[cfg(not(unix))]
+    let told = async { drop(tokio::signal::ctrl_c().await) };
+    tokio::spawn(async move {
+        told.await;
+        tracing::info!("stopping: finishing what is under way");
+        stop.send_replace(true);
+    });
+    Ok(())
 }
 
-#[cfg(not(unix))]
-async fn told_to_stop() {
-    let _ = tokio::signal::ctrl_c().await;
+/// The model; `None` where the process is to stop before it is there.
+async fn loaded(
+    wanted: &Wanted,
+    mut stop: watch::Receiver<bool>,
+) -> anyhow::Result<Option<Arc<dyn Engine>>> {
+    let wanted = wanted.clone();
+    let loading = tokio::task::spawn_blocking(move || engine(&wanted));
+    tokio::select! {
+        engine = loading => Ok(Some(engine??)),
+        _ = stop.wait_for(|&stop| stop) => Ok(None),
+    }
 }
 
 /// Opens the model. Blocks.

@@ -37,6 +37,9 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
     for (name, partitions) in &plan.present {
         println!("there     {name}: {partitions} partitions");
     }
+    for note in &plan.notes {
+        println!("note      {note}");
+    }
     let faults: Vec<_> = plan.findings.iter().chain(&refused).collect();
     for finding in &faults {
         eprintln!("fault     {finding}");

@@ -1,6 +1,6 @@
 //! What the dead-letter topic gets of an event that is not folded.
 
-use crate::event::{Header, Record};
+use crate::event::{Header, Record, wire_bytes};
 
 use super::{Rejected, format_header};
 
@@ -51,6 +51,74 @@ pub fn dead_letter(record: &Record, origin: Origin<'_>, rejected: &Rejected) -> 
     }
 }
 
+/// The last of limn's own headers; what stands behind it tells what was cut.
+const LAST: &str = "limn-detail";
+/// How many of them there are.
+const OWN: usize = 6;
+/// A marker is no longer than this, name and number and all.
+const MARKER: usize = 64;
+
+impl DeadLetter {
+    /// How many bytes it has for Kafka, at the most.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        wire_bytes(self.key.as_deref(), self.value.as_deref(), &self.headers)
+    }
+
+    /// Makes it no larger than `most` where it is: the end of the value goes first, then the original headers, then the
+    /// end of the key. `limn-truncated`, `limn-truncated-headers` and `limn-truncated-key` tell how much there was (bytes,
+    /// headers, bytes). False: what limn says of the record is too large already.
+    ///
+    /// The record that limn read may be as large as its topic allows, and with limn's headers larger than any topic does:
+    /// it must not stop those behind it.
+    pub fn cut(&mut self, most: usize) -> bool {
+        if self.shorten_value(most) {
+            return true;
+        }
+        let own = self.headers.iter().rposition(|(name, _)| &**name == LAST);
+        let foreign = own.map_or(0, |last| (last + 1).saturating_sub(OWN));
+        self.headers.drain(..foreign);
+        if foreign > 0 {
+            self.mark("limn-truncated-headers", foreign);
+        }
+        if self.shorten_value(most) {
+            return true;
+        }
+        let over = (self.bytes() + MARKER).saturating_sub(most);
+        if let Some(key) = self.key.as_mut().filter(|key| !key.is_empty()) {
+            let length = key.len();
+            key.truncate(length.saturating_sub(over));
+            self.mark("limn-truncated-key", length);
+        }
+        self.bytes() <= most
+    }
+
+    fn shorten_value(&mut self, most: usize) -> bool {
+        let over = self.bytes().saturating_sub(most);
+        if over == 0 {
+            return true;
+        }
+        let Some(length) = self.value.as_ref().map(Vec::len).filter(|&l| l > 0) else {
+            return false;
+        };
+        if let Some(value) = &mut self.value {
+            value.truncate(length.saturating_sub(over + MARKER));
+        }
+        self.mark("limn-truncated", length);
+        self.bytes() <= most
+    }
+
+    /// The first marker of a name stands: it has the original's number.
+    fn mark(&mut self, name: &str, number: usize) {
+        let own = self.headers.iter().rposition(|(name, _)| &**name == LAST);
+        let markers = own.map_or(0, |last| last + 1);
+        if self.headers[markers..].iter().all(|(n, _)| &**n != name) {
+            let number = number.to_string().into_bytes();
+            self.headers.push((name.into(), Some(number.into())));
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -91,6 +159,45 @@ mod tests {
     }
 
     proptest! {
+        #[test]
+        fn what_is_too_large_is_cut_to_fit_and_says_so(
+            key in proptest::option::of(proptest::collection::vec(any::<u8>(), 0..3000)),
+            value in proptest::option::of(proptest::collection::vec(any::<u8>(), 0..9000)),
+            headers in proptest::collection::vec(("[a-z]{0,9}", proptest::option::of(proptest::collection::vec(any::<u8>(), 0..900))), 0..5),
+            first in 1200..20_000_usize,
+            second in 1200..20_000_usize,
+        ) {
+            let mut all: Vec<Header> = headers.into_iter().map(|(n, v)| (n.into(), v.map(Into::into))).collect();
+            // A dead letter that was sent to the input again.
+            all.push(("limn-truncated".into(), some(b"77")));
+            let record = Record { key: key.clone().map(Into::into), value: value.clone().map(Into::into), headers: all.clone().into() };
+            let origin = Origin { topic: "in", partition: 0, offset: 0 };
+            let whole = dead_letter(&record, origin, &Rejected::new(Reason::Malformed, "not JSON"));
+            let mut letter = whole.clone();
+            for most in [first, second] {
+                prop_assert!(letter.cut(most));
+                prop_assert!(letter.bytes() <= most);
+            }
+            let least = first.min(second);
+            prop_assert_eq!(whole.bytes() <= least, letter == whole);
+            let marks = letter.headers.iter().rposition(|(n, _)| &**n == LAST).unwrap() + 1;
+            let told = |name: &str| letter.headers[marks..].iter().find(|(n, _)| &**n == name)
+                .map(|(_, v)| std::str::from_utf8(v.as_deref().unwrap()).unwrap().parse::<usize>().unwrap());
+            for (name, before, after) in [("limn-truncated", &value, &letter.value), ("limn-truncated-key", &key, &letter.key)] {
+                prop_assert_eq!(before.is_none(), after.is_none());
+                let (before, after) = (before.clone().unwrap_or_default(), after.clone().unwrap_or_default());
+                prop_assert!(before.starts_with(&after));
+                prop_assert_eq!(told(name), (before != after).then_some(before.len()));
+            }
+            match told("limn-truncated-headers") {
+                Some(count) => prop_assert_eq!(count, all.len()),
+                None => prop_assert_eq!(&letter.headers[..all.len()], &all[..]),
+            }
+            for (name, value) in &whole.headers[all.len()..] {
+                prop_assert!(letter.headers[..marks].contains(&(name.clone(), value.clone())));
+            }
+        }
+
         #[test]
         fn key_value_and_headers_stay_as_they_were(
             key: Option<Vec<u8>>,

@@ -214,6 +214,14 @@ fn property(
         Value::Table(_) => secret(&entry.value, variable)?.reveal().to_owned(),
         Value::Other(_) => return Err("wants a text, a number, true or false".to_owned()),
     };
+    if matches!(name, "sasl.mechanism" | "sasl.mechanisms")
+        && value.trim().eq_ignore_ascii_case("OAUTHBEARER")
+    {
+        return Err(
+            "limn cannot fetch OAUTHBEARER tokens; wants PLAIN, SCRAM-SHA-256, SCRAM-SHA-512 or GSSAPI"
+                .to_owned(),
+        );
+    }
     // What librdkafka says may quote the value; where it came as plain text, that is what the user needs to see.
     let plain = !SECRET.contains(&name) && !matches!(entry.value, Value::Table(_));
     match topics::property_fault(name, &value) {
@@ -294,10 +302,6 @@ const COMMON: &[&str] = &[
     "sasl.kerberos.service.name",
     "sasl.mechanism",
     "sasl.mechanisms",
-    "sasl.oauthbearer.client.id",
-    "sasl.oauthbearer.client.secret",
-    "sasl.oauthbearer.method",
-    "sasl.oauthbearer.token.endpoint.url",
     "sasl.password",
     "sasl.username",
     "security.protocol",

@@ -434,3 +434,15 @@ fn a_model_must_be_named() {
         "engine.model: is missing; wants the path of a GGUF file or of a safetensors folder, or a hub id such as hf:Qwen/Qwen3-8B"
     );
 }
+
+#[test]
+fn oauthbearer_is_refused_since_no_token_can_be_had() {
+    for key in ["sasl.mechanism", "sasl.mechanisms"] {
+        let text = format!("[kafka.properties]\n{key:?} = \"OAUTHBEARER\"\n");
+        let found = parse(&text, &[]).unwrap_err().to_string();
+        assert!(
+            found.contains(key) && found.contains("SCRAM-SHA-512"),
+            "{found}"
+        );
+    }
+}

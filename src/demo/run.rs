@@ -238,6 +238,8 @@ fn give_back(broker: &Broker, store: &Store, topics: &Topics) -> Result<(), Erro
     }
     broker.publish(records.into_iter())?;
     store.view.apply(&batch)?;
+    // The new broker's topics hold what the folder holds, though its cluster is another.
+    store.view.forget_origin()?;
     Ok(())
 }
 

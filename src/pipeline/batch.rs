@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use rdkafka::consumer::ConsumerGroupMetadata;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
+use super::room::Room;
 use super::{Error, Topics};
 use crate::clock::Clock;
 use crate::codec::{self, FORMAT, FORMAT_HEADER, proto};
@@ -69,16 +70,15 @@ impl Pending {
         let mut records =
             Vec::with_capacity(self.changes.len() * 2 + self.dead.len() + checkpoints.len());
         for change in &self.changes {
-            let key = change.user_id.clone().into_bytes();
-            records.push(outgoing(&topics.changes, None, key, codec::encode(change)));
+            records.push(change_record(&topics.changes, change));
         }
         let mut view = Vec::with_capacity(self.states.len());
         for ((partition, user), state) in &self.states {
             let bytes = codec::encode(state.as_ref());
-            records.push(outgoing(
+            records.push(state_record(
                 &topics.profiles,
-                Some(*partition),
-                user.as_bytes().to_vec(),
+                *partition,
+                user,
                 bytes.clone(),
             ));
             view.push(Change {
@@ -112,6 +112,15 @@ impl Pending {
             states: self.states,
         }
     }
+}
+
+pub(super) fn change_record(topic: &str, change: &proto::ProfileChange) -> Outgoing {
+    let key = change.user_id.clone().into_bytes();
+    outgoing(topic, None, key, codec::encode(change))
+}
+
+pub(super) fn state_record(topic: &str, partition: i32, user: &str, state: Vec<u8>) -> Outgoing {
+    outgoing(topic, Some(partition), user.as_bytes().to_vec(), state)
 }
 
 fn outgoing(topic: &str, partition: Option<i32>, key: Vec<u8>, value: Vec<u8>) -> Outgoing {
@@ -203,8 +212,9 @@ fn run(
     inbox: &mpsc::Receiver<Sealed>,
     out: &UnboundedSender<Result<Committed, Error>>,
 ) {
+    let mut room = Room::default();
     while let Ok(sealed) = inbox.recv() {
-        let result = commit(committer, store, topics, clock, sealed);
+        let result = commit(committer, store, topics, clock, &mut room, sealed);
         let failed = result.is_err();
         if out.send(result).is_err() || failed {
             return;
@@ -217,16 +227,30 @@ fn commit(
     store: &Store,
     topics: &Topics,
     clock: &dyn Clock,
-    sealed: Sealed,
+    room: &mut Room,
+    mut sealed: Sealed,
 ) -> Result<Committed, Error> {
     let began = Instant::now();
     let mut attempt = 1;
+    room.fit(&topics.dead_letters, &mut sealed.batch.records);
     let ends = loop {
         match committer.commit(&sealed.batch, &sealed.group) {
             Ok(ends) => break ends,
             Err(error) => {
                 ::metrics::counter!(metrics::TRANSACTION_FAILURES, "kind" => error.kind())
                     .increment(1);
+                // One bad record never stops the stream, however large it is.
+                if let commit::Error::TooLarge { topic, bytes, .. } = &error
+                    && *topic == topics.dead_letters
+                {
+                    tracing::warn!(%error, "dead letters are cut to fit, and marked limn-truncated");
+                    room.refused(*bytes);
+                    if !room.fit(topic, &mut sealed.batch.records) {
+                        return Err(error.into());
+                    }
+                    attempt = 1;
+                    continue;
+                }
                 if !matches!(error, commit::Error::Aborted { .. }) || attempt == ATTEMPTS {
                     return Err(error.into());
                 }

@@ -18,10 +18,11 @@ use super::batch::{Key, Pending, Sink};
 use super::ingest::Incoming;
 use super::partition::Partition;
 use super::restore::Restored;
+use super::room::Limits;
 use super::{Config, Error, Parts, Phase, stopped};
 use crate::codec::{self, proto};
 use crate::profile::Marker;
-use crate::source::{Ends, Kafka, Message, Paused};
+use crate::source::{Assigned, Ends, Kafka, Message, Paused};
 use crate::summarize::{self, Done, Summarizer};
 
 /// How often time is looked at.
@@ -46,11 +47,15 @@ pub(super) struct Flow<'a> {
     ends: Ends,
     sink: Sink,
     summarizer: Arc<Summarizer>,
+    /// How many partitions the input has.
+    count: i32,
     partitions: HashMap<i32, Partition>,
     /// Who waits for the engine, the oldest unfolded event first, so that the committed offsets move on.
     ready: BTreeSet<(u64, i32, Arc<str>)>,
     updates: JoinSet<Finished>,
     restores: JoinSet<(u64, Result<Vec<Restored>, Error>)>,
+    /// What these restore: assigned, but not at work yet.
+    restoring: Vec<Assigned>,
     /// Set when the partitions under restore are given up.
     cancelled: Arc<AtomicBool>,
     pending: Pending,
@@ -65,9 +70,11 @@ pub(super) struct Flow<'a> {
     shown: Option<Instant>,
     drain_until: Option<Instant>,
     rebuild: bool,
+    limits: Limits,
 }
 
 impl<'a> Flow<'a> {
+    #[allow(clippy::too_many_arguments)] // each is a stage, made by the caller
     pub(super) fn new(
         config: &'a Config,
         parts: &'a Parts,
@@ -75,7 +82,9 @@ impl<'a> Flow<'a> {
         ends: Ends,
         sink: Sink,
         summarizer: Arc<Summarizer>,
+        count: i32,
         rebuild: bool,
+        limits: Limits,
     ) -> Self {
         Self {
             config,
@@ -86,10 +95,12 @@ impl<'a> Flow<'a> {
             ends,
             sink,
             summarizer,
+            count,
             partitions: HashMap::new(),
             ready: BTreeSet::new(),
             updates: JoinSet::new(),
             restores: JoinSet::new(),
+            restoring: Vec::new(),
             cancelled: Arc::default(),
             pending: Pending::default(),
             uncommitted: HashMap::new(),
@@ -101,6 +112,7 @@ impl<'a> Flow<'a> {
             shown: None,
             drain_until: None,
             rebuild,
+            limits,
         }
     }
 
@@ -136,7 +148,7 @@ impl<'a> Flow<'a> {
                     Some(message) => self.told(message).await?,
                     None => return Err(Error::Thread("the polling thread is gone".to_owned())),
                 },
-                _ = tick.tick() => self.ticked(),
+                _ = tick.tick() => self.ticked()?,
             }
         }
     }
@@ -210,7 +222,7 @@ impl<'a> Flow<'a> {
         }
     }
 
-    fn ticked(&mut self) {
+    fn ticked(&mut self) -> Result<(), Error> {
         let now = self.parts.clock.now_ms();
         let mut closed = Vec::new();
         let numbers: Vec<i32> = self.partitions.keys().copied().collect();
@@ -228,6 +240,16 @@ impl<'a> Flow<'a> {
             self.enqueue(number, &mut closed);
         }
         self.show(now);
+        // Users have other homes then, and their profiles stay where they were: better to stop than to give up events
+        // that stand in the right partition by the new number.
+        match self.ends.partitions() {
+            Some(found) if found != self.count => Err(Error::Grown {
+                input: self.topic.to_string(),
+                found,
+                wanted: self.count,
+            }),
+            _ => Ok(()),
+        }
     }
 
     /// Back-pressure: the input rests while too much waits for the engine. The source goes on polling.
@@ -265,7 +287,8 @@ impl<'a> Flow<'a> {
         if let Some(until) = self.drain_until
             && Instant::now() >= until
         {
-            // What is under way is left to the next start; the journal keeps what the model finishes.
+            // What is under way is left to the next start, which asks the model again: an answer that nobody waits for
+            // reaches no journal.
             self.updates.abort_all();
         }
         let done = self.idle() || self.drain_until.is_some() && self.updates.is_empty();

@@ -57,6 +57,7 @@ pub(super) fn restore(
     let read = ::metrics::counter!(metrics::RESTORE_RECORDS);
     let ends = source::restore::<Error>(
         &config.source.properties,
+        &config.source.group,
         &wanted,
         config.restore_timeout,
         cancelled,
@@ -171,7 +172,17 @@ fn begin(config: &Config, store: &Store, assigned: &Assigned) -> Result<Restored
     }
     // Without committed offsets (Kafka forgets those of a group that was away for long) the checkpoint tells as much.
     let start = match &checkpoint {
-        Some(checkpoint) if !assigned.committed => checkpoint.restart_offset,
+        Some(checkpoint) if !assigned.committed => {
+            let source = &config.source;
+            source::Error::of_position(
+                &source.topic,
+                partition,
+                &source.group,
+                checkpoint.restart_offset,
+                (assigned.low, assigned.high),
+            )?;
+            checkpoint.restart_offset
+        }
         _ => assigned.start,
     };
     Ok(Restored {

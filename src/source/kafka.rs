@@ -452,6 +452,8 @@ mod tests {
             partition,
             start: 0,
             committed: false,
+            low: 0,
+            high: if partition == 1 { 40 } else { 0 },
         };
         let mut sorted = assigned;
         sorted.sort_by_key(|a| a.partition);
@@ -496,6 +498,7 @@ mod tests {
         let mut read = Vec::new();
         let ends = restore::<Error>(
             &properties,
+            "group",
             &[want(0, 0), want(1, 20)],
             Duration::from_secs(20),
             &AtomicBool::new(false),
@@ -512,6 +515,7 @@ mod tests {
         read.clear();
         let ends = restore::<Error>(
             &properties,
+            "group",
             &[want(1, 26)],
             Duration::from_secs(20),
             &AtomicBool::new(false),

@@ -24,11 +24,12 @@ pub struct Counted {
 /// [`Error`] where the topic is missing or the brokers do not answer within `wait`.
 pub fn count(
     properties: &[(String, String)],
+    group: &str,
     topic: &str,
     wait: Duration,
 ) -> Result<Counted, Error> {
-    let count = partitions(properties, topic, wait)?;
-    let reader = client(properties, "read_committed")?;
+    let count = partitions(properties, group, topic, wait)?;
+    let reader = client(properties, group, "read_committed")?;
     let doing = || format!("reading {topic}");
     let mut from = TopicPartitionList::new();
     for partition in 0..count {

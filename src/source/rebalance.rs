@@ -166,28 +166,13 @@ impl<D: Send + 'static> Context<D> {
                 .map_err(Error::kafka(format!(
                     "asking for the ends of {topic}[{partition}]"
                 )))?;
+            // The end seen here is the last stable offset, which an open transaction of a producer of the input can hold
+            // below a committed offset only if the topic was cut: committed means read as committed.
             let (at, known) = match element.offset() {
-                Offset::Offset(committed) if committed < low => {
-                    return Err(Error::Removed {
-                        topic: topic.clone(),
-                        partition,
-                        group: group.clone(),
-                        committed,
-                        low,
-                    });
+                Offset::Offset(committed) => {
+                    Error::of_position(topic, partition, group, committed, (low, high))?;
+                    (committed, true)
                 }
-                // The end seen here is the last stable offset, which an open transaction of a producer of the input
-                // can hold below a committed offset only if the topic was cut: committed means read as committed.
-                Offset::Offset(committed) if committed > high => {
-                    return Err(Error::Beyond {
-                        topic: topic.clone(),
-                        partition,
-                        group: group.clone(),
-                        committed,
-                        high,
-                    });
-                }
-                Offset::Offset(committed) => (committed, true),
                 _ if *start == Start::Earliest => (low, false),
                 _ => (high, false),
             };
@@ -195,6 +180,8 @@ impl<D: Send + 'static> Context<D> {
                 partition,
                 start: at,
                 committed: known,
+                low,
+                high,
             });
         }
         Ok(assigned)

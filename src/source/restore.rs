@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use rdkafka::config::ClientConfig;
-use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::Message as _;
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
@@ -62,6 +62,7 @@ pub struct Back<'a> {
 /// an error ends the reading with it.
 pub fn restore<E: From<Error>>(
     properties: &[(String, String)],
+    group: &str,
     wanted: &[Wanted],
     wait: Duration,
     cancelled: &AtomicBool,
@@ -69,8 +70,8 @@ pub fn restore<E: From<Error>>(
 ) -> Result<HashMap<(String, i32), Restored>, E> {
     let until = Instant::now() + wait;
     let (uncommitted, committed) = (
-        client(properties, "read_uncommitted")?,
-        client(properties, "read_committed")?,
+        client(properties, group, "read_uncommitted")?,
+        client(properties, group, "read_committed")?,
     );
     let mut done = HashMap::new();
     let mut open: BTreeMap<&str, (TopicPartitionList, HashMap<i32, i64>)> = BTreeMap::new();
@@ -114,7 +115,7 @@ pub fn restore<E: From<Error>>(
     for (topic, (from, ends)) in open {
         // One topic at a time, each with a client of its own: the end of a partition is told without its topic, and
         // again for each time that the end is reached.
-        let reader = client(properties, "read_committed")?;
+        let reader = client(properties, group, "read_committed")?;
         let doing = || format!("reading {topic} back");
         reader.assign(&from).map_err(Error::kafka(doing()))?;
         let mut ended = HashSet::new();
@@ -172,11 +173,20 @@ fn stop_if(cancelled: &AtomicBool) -> Result<(), Error> {
 /// [`Error::MissingTopic`] where there is no such topic, [`Error::Kafka`] where the brokers do not answer.
 pub fn partitions(
     properties: &[(String, String)],
+    group: &str,
+    topic: &str,
+    wait: Duration,
+) -> Result<i32, Error> {
+    count(&client(properties, group, "read_committed")?, topic, wait)
+}
+
+pub(super) fn count<C: ConsumerContext>(
+    client: &BaseConsumer<C>,
     topic: &str,
     wait: Duration,
 ) -> Result<i32, Error> {
     let doing = || format!("asking for the partitions of {topic}");
-    let metadata = client(properties, "read_committed")?
+    let metadata = client
         .fetch_metadata(Some(topic), wait)
         .map_err(Error::kafka(doing()))?;
     let found = metadata.topics().iter().find(|t| t.name() == topic);
@@ -194,17 +204,21 @@ pub fn partitions(
     }
 }
 
-/// A consumer of no group.
+/// A consumer that joins no group: it reads what it is assigned.
+///
+/// librdkafka wants a group id all the same, and asks for the group's coordinator. It is the service's own, so that no
+/// other group needs a permission; nothing is ever committed by this client.
 pub(super) fn client(
     properties: &[(String, String)],
+    group: &str,
     isolation: &str,
 ) -> Result<BaseConsumer, Error> {
     let mut client = ClientConfig::new();
     client.extend(properties.iter().cloned());
     client
-        // librdkafka wants a group id for a consumer; nothing is ever committed under it.
-        .set("group.id", "limn-restore")
+        .set("group.id", group)
         .set("enable.auto.commit", "false")
+        .set("enable.auto.offset.store", "false")
         .set("auto.offset.reset", "error")
         .set("isolation.level", isolation)
         .set("enable.partition.eof", "true");

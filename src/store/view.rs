@@ -33,6 +33,9 @@ pub struct ViewBatch {
     pub checkpoints: Vec<(i32, i64, Vec<u8>)>,
 }
 
+/// Where the view's topics are, so that positions in them are never taken for positions in others.
+const ORIGIN: &[u8] = b"o";
+
 /// Profiles by input partition and user.
 #[derive(Debug, Clone)]
 pub struct View {
@@ -98,6 +101,39 @@ impl View {
             .split_first_chunk::<8>()
             .ok_or_else(|| Error::Torn(format!("checkpoint of partition {partition}")))?;
         Ok(Some((i64::from_be_bytes(*next), checkpoint.to_vec())))
+    }
+
+    /// Says which topics the view is filled from from now on. A view that was filled from others is emptied, and what it was
+    /// filled from is returned; one that does not know (a folder of an older limn) is taken to be of these.
+    ///
+    /// # Errors
+    /// [`Error::Io`] or [`Error::Torn`] from sled.
+    pub fn filled_from(&self, origin: &str) -> Result<Option<String>, Error> {
+        let before = self
+            .read(ORIGIN)?
+            .map(|bytes| String::from_utf8_lossy(&bytes).into_owned());
+        if before.as_deref() == Some(origin) {
+            return Ok(None);
+        }
+        if before.is_some() {
+            // Emptied first, positions before all: a crash in between leaves the old name, and all of this is done again.
+            for kind in *b"pcsh" {
+                for entry in self.tree.scan_prefix([kind]) {
+                    self.tree.remove(entry?.0)?;
+                }
+            }
+        }
+        self.tree.insert(ORIGIN, seal(ORIGIN, origin.as_bytes()))?;
+        Ok(before)
+    }
+
+    /// Forgets which topics the view was filled from: the next ones are taken to be these.
+    ///
+    /// # Errors
+    /// [`Error::Io`] or [`Error::Torn`] from sled.
+    pub fn forget_origin(&self) -> Result<(), Error> {
+        self.tree.remove(ORIGIN)?;
+        Ok(())
     }
 
     /// Applies a batch: all of it, or nothing. The positions are part of it, so the view is never ahead of what its
@@ -294,6 +330,35 @@ mod tests {
         assert_eq!(view.position(2).unwrap(), Some(at));
         let left: Vec<_> = view.states(2).map(Result::unwrap).collect();
         assert_eq!(left, [b"y".to_vec()]);
+    }
+
+    #[test]
+    fn a_view_that_was_filled_from_other_topics_is_emptied_and_one_that_does_not_know_is_kept() {
+        let view = view(1);
+        let at = Applied {
+            offset: 9,
+            at_ms: 4,
+        };
+        let fill = || {
+            set(&view, 1, "a", Some((1, "x")));
+            view.apply(&ViewBatch {
+                positions: vec![(1, at)],
+                ..ViewBatch::default()
+            })
+            .unwrap();
+        };
+        fill();
+        assert_eq!(view.filled_from("here").unwrap(), None);
+        assert_eq!(view.filled_from("here").unwrap(), None);
+        assert_eq!(view.position(1).unwrap(), Some(at));
+        assert_eq!(view.filled_from("there").unwrap().as_deref(), Some("here"));
+        assert_eq!(view.position(1).unwrap(), None);
+        assert_eq!(view.get(1, "a").unwrap(), None);
+        fill();
+        view.forget_origin().unwrap();
+        assert_eq!(view.filled_from("elsewhere").unwrap(), None);
+        assert_eq!(view.position(1).unwrap(), Some(at));
+        assert_eq!(view.partitions().unwrap(), [1]);
     }
 
     #[test]

@@ -11,7 +11,7 @@ use std::sync::{LazyLock, Mutex};
 use std::time::{Duration, Instant};
 
 use limn::event::Header;
-use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
+use rdkafka::admin::{AdminClient, AdminOptions, NewPartitions, NewTopic, TopicReplication};
 use rdkafka::client::{ClientContext, DefaultClientContext};
 use rdkafka::config::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, Consumer};
@@ -50,7 +50,7 @@ pub struct OwnedRecord {
 pub struct Broker {
     folder: PathBuf,
     port: u16,
-    process: Option<Child>,
+    process: Mutex<Option<Child>>,
 }
 
 /// The broker that the tests share; topics and groups get names from [`unique`].
@@ -92,10 +92,10 @@ impl Broker {
                 properties(&folder, port, controller),
             )
             .unwrap();
-            let mut broker = Self {
+            let broker = Self {
                 folder,
                 port,
-                process: None,
+                process: Mutex::new(None),
             };
             broker.format();
             // Another process may have taken a port since: then the broker ends by itself, and others are tried.
@@ -109,14 +109,23 @@ impl Broker {
         );
     }
 
+    /// An address that nothing listens on.
+    pub fn absent() -> Self {
+        Self {
+            folder: tempfile::tempdir().unwrap().keep(),
+            port: free_ports().0,
+            process: Mutex::new(None),
+        }
+    }
+
     /// What goes into `bootstrap.servers`.
     pub fn servers(&self) -> String {
         format!("127.0.0.1:{}", self.port)
     }
 
     /// Kills the broker as a power cut would; its folder stays.
-    pub fn kill9(&mut self) {
-        if let Some(mut process) = self.process.take() {
+    pub fn kill9(&self) {
+        if let Some(mut process) = self.process.lock().unwrap().take() {
             if let Some(mut pipe) = process.stdin.take() {
                 let _ = pipe.write_all(b"keep\n");
             }
@@ -125,7 +134,7 @@ impl Broker {
     }
 
     /// Starts it again on the same folder and port.
-    pub fn restart(&mut self) {
+    pub fn restart(&self) {
         self.kill9();
         self.run()
             .unwrap_or_else(|why| panic!("restarting Kafka: {why}"));
@@ -164,6 +173,22 @@ impl Broker {
         let options = AdminOptions::new().operation_timeout(Some(DEADLINE));
         let answer = wait(self.admin().delete_records(&list, &options)).unwrap();
         answer.elements()[0].error().unwrap();
+    }
+
+    /// Deletes a group with its offsets, once it has no member any more.
+    pub fn forget_group(&self, group: &str) {
+        eventually("the group to be deleted", || {
+            let options = AdminOptions::new();
+            let results = wait(self.admin().delete_groups(&[group], &options)).ok()?;
+            results[0].is_ok().then_some(())
+        });
+    }
+
+    /// Adds partitions to a topic, up to so many.
+    pub fn grow(&self, topic: &str, partitions: usize) {
+        let more = [NewPartitions::new(topic, partitions)];
+        let results = wait(self.admin().create_partitions(&more, &AdminOptions::new())).unwrap();
+        results.into_iter().for_each(|r| drop(r.unwrap()));
     }
 
     /// Produces one record with `acks=all`; returns its offset.
@@ -318,7 +343,7 @@ impl Broker {
     }
 
     /// Starts the process and waits until it answers. An error: it ended by itself.
-    fn run(&mut self) -> Result<(), String> {
+    fn run(&self) -> Result<(), String> {
         let log = File::create(self.log()).unwrap();
         let java = java();
         let mut process = Command::new("sh")
@@ -342,7 +367,7 @@ impl Broker {
         if let Some(status) = ended {
             return Err(format!("{status}; its log: {}", self.log().display()));
         }
-        self.process = Some(process);
+        *self.process.lock().unwrap() = Some(process);
         let client = self.reader("read_uncommitted");
         eventually("Kafka to answer", || {
             client.fetch_metadata(None, ATTEMPT).ok().map(drop)
@@ -353,7 +378,7 @@ impl Broker {
 
 impl Drop for Broker {
     fn drop(&mut self) {
-        match self.process.take() {
+        match self.process.get_mut().unwrap().take() {
             // The pipe closes: the watchdog kills the broker and removes its folder.
             Some(mut process) => {
                 drop(process.stdin.take());

@@ -14,7 +14,7 @@ use rdkafka::error::KafkaError;
 use rdkafka::message::{Headers, Message};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 
-use crate::broker::{self, eventually, unique};
+use crate::broker::{self, Broker, eventually, unique};
 
 pub const PARTITIONS: i32 = 3;
 
@@ -25,18 +25,21 @@ pub struct Raw {
 }
 
 /// A topic with its limn: configuration, state folders, processes.
-pub struct Case {
+pub struct Case<'a> {
+    pub broker: &'a Broker,
     pub input: String,
     pub dir: tempfile::TempDir,
     pub produced: BTreeMap<i32, i64>,
     /// Bytes that each event is longer by.
     pub padding: usize,
+    /// Lines of the configuration that are others in this test.
+    pub replaced: Vec<(&'static str, String)>,
 }
 
 /// A process that is killed when the test ends.
 pub struct Instance(pub Child);
 
-impl Drop for Case {
+impl Drop for Case<'_> {
     fn drop(&mut self) {
         // What the instances said, when a test fails.
         if std::thread::panicking() {
@@ -61,16 +64,30 @@ impl Drop for Instance {
     }
 }
 
-impl Case {
+impl Case<'static> {
     pub fn new(name: &str) -> Self {
-        let case = Self {
+        Self::on(broker::shared(), name)
+    }
+}
+
+impl<'a> Case<'a> {
+    /// On a broker of its own.
+    pub fn on(broker: &'a Broker, name: &str) -> Self {
+        let case = Self::nowhere(broker, name);
+        broker.create_topic(&case.input, PARTITIONS, &[]);
+        case
+    }
+
+    /// On a broker that is not there yet, or never.
+    pub fn nowhere(broker: &'a Broker, name: &str) -> Self {
+        Self {
+            broker,
             input: unique(name),
             dir: tempfile::tempdir().unwrap(),
             produced: BTreeMap::new(),
             padding: 0,
-        };
-        broker::shared().create_topic(&case.input, PARTITIONS, &[]);
-        case
+            replaced: Vec::new(),
+        }
     }
 
     pub fn topic(&self, kind: &str) -> String {
@@ -80,7 +97,7 @@ impl Case {
     pub fn config(&self, folder: &str) -> PathBuf {
         let path = self.dir.path().join(format!("{folder}.toml"));
         let input = &self.input;
-        let text = format!(
+        let mut text = format!(
             r#"
             [kafka]
             brokers = "{servers}"
@@ -123,9 +140,13 @@ impl Case {
             [http]
             listen = "127.0.0.1:0"
             "#,
-            servers = broker::shared().servers(),
+            servers = self.broker.servers(),
             folder = self.folder(folder).display(),
         );
+        for (old, new) in &self.replaced {
+            assert!(text.contains(old), "{old} in {text}");
+            text = text.replace(old, new);
+        }
         std::fs::write(&path, text).unwrap();
         path
     }
@@ -200,7 +221,7 @@ impl Case {
                 .iter()
                 .map(|(k, v)| (k.as_str(), v.as_str()))
                 .collect();
-            broker::shared().produce_all(&self.input, partition, &records);
+            self.broker.produce_all(&self.input, partition, &records);
             *self.produced.entry(partition).or_default() += i64::try_from(records.len()).unwrap();
         }
     }
@@ -208,8 +229,9 @@ impl Case {
     pub fn read(&self, kind: &str) -> Vec<Raw> {
         let topic = self.topic(kind);
         // Waits until no transaction is open.
-        broker::shared().read_committed(&topic);
-        let reader: BaseConsumer = broker::shared()
+        self.broker.read_committed(&topic);
+        let reader: BaseConsumer = self
+            .broker
             .client()
             .set("group.id", unique("reader"))
             .set("isolation.level", "read_committed")
@@ -302,12 +324,12 @@ impl Case {
             let runs: Vec<_> = folded[partition].runs().collect();
             assert_eq!(runs, [(0, *end)], "partition {partition}");
         }
-        let committed = broker::shared().committed_offsets(&self.input, &self.input);
+        let committed = self.broker.committed_offsets(&self.input, &self.input);
         assert_eq!(committed, self.produced, "committed offsets");
     }
 
     pub fn changes_now(&self) -> usize {
-        broker::shared().visible(&self.topic("changes")).len()
+        self.broker.visible(&self.topic("changes")).len()
     }
 }
 

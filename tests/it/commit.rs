@@ -134,7 +134,7 @@ fn nothing_of_an_aborted_batch_is_visible_and_the_producer_goes_on() {
     batch.records[1].value = Some(vec![b'x'; 2_000_000]);
     let error = committer.commit(&batch, &group).unwrap_err();
     assert!(
-        matches!(&error, Error::Unsendable { topic, .. } if *topic == case.output),
+        matches!(&error, Error::TooLarge { topic, record: 1, .. } if *topic == case.output),
         "{error}"
     );
     assert_eq!(case.values(), []);
@@ -167,7 +167,10 @@ fn a_record_that_the_broker_refuses_aborts_the_whole_batch() {
             .collect(),
     );
     let error = committer.commit(&batch, &group).unwrap_err();
-    assert!(matches!(error, Error::Aborted { .. }), "{error}");
+    assert!(
+        matches!(&error, Error::TooLarge { topic, record: 1, .. } if *topic == small),
+        "{error}"
+    );
     assert!(error.to_string().contains("MessageSizeTooLarge"), "{error}");
     assert_eq!(case.values(), []);
     assert_eq!(
@@ -178,6 +181,25 @@ fn a_record_that_the_broker_refuses_aborts_the_whole_batch() {
         .commit(&case.batch(&[(0, "c")], &[(0, 8)]), &group)
         .unwrap();
     assert_eq!(case.values().len(), 1);
+}
+
+#[test]
+fn records_that_fit_one_by_one_pass_though_their_batch_is_refused() {
+    let case = Case::new();
+    let small = unique("small");
+    case.broker
+        .create_topic(&small, 1, &[("max.message.bytes", "3000")]);
+    let committer = case.committer(&unique("id"));
+    let mut batch = case.batch(&[(0, "a"), (0, "b"), (0, "c")], &[(0, 7)]);
+    for (n, record) in batch.records.iter_mut().enumerate() {
+        record.topic.clone_from(&small);
+        record.value = Some(vec![u8::try_from(n).unwrap() + b'a'; 2000]);
+    }
+    let ends = committer.commit(&batch, &case.no_member()).unwrap();
+    assert_eq!(ends.len(), 1);
+    let first = |value: Option<String>| value.unwrap().chars().next().unwrap();
+    let read = case.broker.read_committed(&small).into_iter();
+    assert_eq!(read.map(|r| first(r.value)).collect::<String>(), "abc");
 }
 
 #[test]

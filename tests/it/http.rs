@@ -5,7 +5,7 @@ use std::process::{Command, Output};
 use crate::broker::{self, eventually};
 use crate::case::{Case, PARTITIONS, stop};
 
-fn get(address: &str, path: &str) -> Option<(u16, String)> {
+pub fn get(address: &str, path: &str) -> Option<(u16, String)> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
@@ -19,7 +19,7 @@ fn get(address: &str, path: &str) -> Option<(u16, String)> {
 }
 
 /// The value of a metric, named with its labels.
-fn metric(address: &str, name: &str) -> Option<f64> {
+pub fn metric(address: &str, name: &str) -> Option<f64> {
     let (status, text) = get(address, "/metrics")?;
     assert_eq!(status, 200);
     let value = text
@@ -87,6 +87,13 @@ fn an_instance_tells_its_health_its_metrics_and_the_profiles_of_its_users() {
         assert_eq!(version["user_id"], "user1");
         assert_eq!(version["version"], format!("{n}"));
     }
+    // The address goes before a configuration that the environment names.
+    let asked = Command::new(env!("CARGO_BIN_EXE_limn"))
+        .args(["profile", "user1", "--url", &url])
+        .env("LIMN_CONFIG", case.config("other"))
+        .output()
+        .unwrap();
+    assert!(told(&asked).starts_with("version "));
     let nobody = profile(&["nobody", "--url", &url]);
     let error = String::from_utf8_lossy(&nobody.stderr).into_owned();
     assert_eq!(nobody.status.code(), Some(1));

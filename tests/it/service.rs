@@ -144,3 +144,79 @@ fn an_input_whose_start_has_passed_the_committed_offset_is_an_error_that_names_i
         "{told}"
     );
 }
+
+#[test]
+fn a_group_without_offsets_goes_on_at_its_checkpoint_or_says_what_is_missing() {
+    let mut case = Case::new("expired");
+    assert!(case.topics().status.success());
+    case.produce(9, 8, 0);
+    case.run_to_the_end("a");
+    // As after offsets.retention.minutes without a member.
+    broker::shared().forget_group(&case.input);
+    case.produce(9, 8, 8);
+    case.run_to_the_end("a");
+    case.all_folded();
+    broker::shared().forget_group(&case.input);
+    let ends = case.produced.clone();
+    case.produce(9, 8, 16);
+    for (partition, end) in ends {
+        broker::shared().delete_records(&case.input, partition, end + 2);
+    }
+    let output = case.limn("run", "a").arg("--until-end").output().unwrap();
+    let told = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{told}");
+    assert!(
+        told.contains(&case.input) && told.contains("2 records were removed before they were"),
+        "{told}"
+    );
+}
+
+#[test]
+fn partitions_added_to_the_input_end_the_service_with_an_error_that_names_it() {
+    let mut case = Case::new("grown");
+    assert!(case.topics().status.success());
+    case.produce(6, 12, 0);
+    let mut instance = case.start("a");
+    eventually("some changes to be committed", || {
+        (case.changes_now() > 3).then_some(())
+    });
+    broker::shared().grow(&case.input, 4);
+    let status = eventually("the instance to end", || instance.0.try_wait().unwrap());
+    let told = case.log("a");
+    assert_eq!(status.code(), Some(1), "{told}");
+    assert!(
+        told.contains(&format!("the input {} has 4 partitions now", case.input)),
+        "{told}"
+    );
+    assert!(case.read("dead").is_empty());
+}
+
+#[test]
+fn a_state_folder_that_was_filled_from_other_topics_is_built_again() {
+    let mut case = Case::new("moved");
+    assert!(case.topics().status.success());
+    case.produce(6, 12, 0);
+    case.run_to_the_end("a");
+    // Other topics, longer than the ones that the folder knows, and without these users.
+    let mut other = Case::new("other");
+    assert!(other.topics().status.success());
+    other.produce(9, 40, 0);
+    other.run_to_the_end("b");
+    std::fs::remove_dir_all(other.folder("b")).unwrap();
+    std::fs::rename(case.folder("a"), other.folder("b")).unwrap();
+    // The name alone is what tells: the cluster is the same.
+    other.produce(9, 12, 40);
+    let output = other.run_to_the_end("b");
+    let told = String::from_utf8_lossy(&output.stderr);
+    assert!(told.contains("was filled from other topics"), "{told}");
+    other.all_folded();
+    let store = limn::store::Store::open(&limn::store::Config {
+        folder: other.folder("b"),
+        cache_bytes: 8 << 20,
+        history: 10,
+        journal_entries: 100,
+    })
+    .unwrap();
+    let kept: usize = (0..PARTITIONS).map(|p| store.view.states(p).count()).sum();
+    assert_eq!(kept, 9);
+}

@@ -189,6 +189,8 @@ fn a_partition_starts_at_its_committed_offset() {
         partition,
         start,
         committed,
+        low: 0,
+        high: 5,
     };
     assert_eq!(own[&0], assigned(0, 0, false));
     assert_eq!(own[&1], assigned(1, 3, true));
@@ -378,7 +380,7 @@ fn a_committed_offset_beyond_the_end_is_named() {
 
 #[test]
 fn reading_goes_on_after_the_broker_was_killed() {
-    let mut broker = Broker::start();
+    let broker = Broker::start();
     let case = Case::on(&broker, 3);
     let (topic, mut member) = (case.topic.clone(), case.join(RANGE));
     member.own_both();
@@ -436,6 +438,7 @@ fn read_back(broker: &Broker, topic: &str, wait: Duration) -> Result<(Vec<String
     let mut read = Vec::new();
     let ends = restore::<Error>(
         &properties,
+        "limn",
         &[wanted],
         wait,
         &AtomicBool::new(false),
@@ -510,6 +513,7 @@ fn restoring_reads_every_partition_to_its_end_while_one_goes_on_growing() {
     let (mut read, mut grown) = (0, 0);
     restore::<Error>(
         &properties,
+        "limn",
         &wanted,
         DEADLINE,
         &AtomicBool::new(false),

@@ -106,6 +106,8 @@ fn topics_are_created_as_the_input_and_the_table_want_them_and_a_second_time_not
         ("k", "cleanup.policy", "compact"),
         ("d", "cleanup.policy", "delete"),
         ("d", "retention.ms", "2592000000"),
+        // As much as the input takes, and limn's headers.
+        ("d", "max.message.bytes", "1050636"),
     ] {
         assert_eq!(
             case.found(suffix, property),

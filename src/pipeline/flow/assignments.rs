@@ -19,6 +19,7 @@ impl Flow<'_> {
             }
             return;
         }
+        self.restoring.extend(&assigned);
         self.epoch += 1;
         let (epoch, rebuild) = (self.epoch, self.rebuild);
         let (config, store) = (self.config.clone(), Arc::clone(&self.parts.store));
@@ -29,9 +30,11 @@ impl Flow<'_> {
                 restore(&config, &store, &assigned, rebuild, now, &cancelled),
             )
         });
-        self.parts
-            .status
-            .send_modify(|s| s.phase = Phase::Restoring);
+        if self.drain_until.is_none() {
+            self.parts
+                .status
+                .send_modify(|s| s.phase = Phase::Restoring);
+        }
     }
 
     pub(super) fn restored(&mut self, epoch: u64, restored: Vec<Restored>) {
@@ -43,12 +46,13 @@ impl Flow<'_> {
                 start = restored.start,
                 "partition restored"
             );
+            self.restoring.retain(|a| a.partition != restored.partition);
             ready.push((restored.partition, restored.start));
             self.partitions.insert(restored.partition, partition);
         }
         self.source.ready(ready);
         self.owned();
-        if self.drain_until.is_none() {
+        if self.drain_until.is_none() && self.restores.is_empty() {
             self.parts.status.send_modify(|s| s.phase = Phase::Running);
         }
     }
@@ -65,17 +69,13 @@ impl Flow<'_> {
             return Err(Error::Lost(partitions));
         }
         tracing::info!(?partitions, "partitions revoked");
-        // A restore writes to the view: it must have ended before another one of the same partition begins. One that
-        // was for other partitions too is begun anew by what fails then.
+        // A restore writes to the view: it must have ended before another one of the same partition begins. It may have been
+        // for partitions that stay here, too: those are restored anew below.
+        let mut cut_off = Vec::new();
         if !self.restores.is_empty() {
             self.give_up_restores().await;
-            if partitions.iter().any(|p| !self.partitions.contains_key(p))
-                && !self.partitions.is_empty()
-            {
-                return Err(Error::Thread(
-                    "a restore was cut off by a rebalance".to_owned(),
-                ));
-            }
+            cut_off = std::mem::take(&mut self.restoring);
+            cut_off.retain(|a| !partitions.contains(&a.partition));
         }
         while self.sink.busy() || !self.pending.is_empty() {
             if !self.sink.busy() {
@@ -102,6 +102,18 @@ impl Flow<'_> {
             self.uncommitted.retain(|(p, _), _| *p != number);
         }
         self.owned();
+        if !cut_off.is_empty() {
+            // A cooperative rebalance leaves them assigned, and held until they are restored: nobody would tell of them again.
+            self.assigned(cut_off);
+        } else if self.drain_until.is_none() {
+            self.parts.status.send_modify(|s| {
+                s.phase = match s.phase {
+                    Phase::Restoring if s.partitions.is_empty() => Phase::Starting,
+                    Phase::Restoring => Phase::Running,
+                    other => other,
+                }
+            });
+        }
         // The group waits for nobody who is gone.
         let _ = done.send(());
         Ok(())

@@ -3,11 +3,11 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use super::super::batch::{Committed, Key};
+use super::super::batch::{Committed, Key, change_record, state_record};
 use super::super::partition::bytes;
 use super::super::{Commit, Error};
 use super::{BATCH_BYTES, Finished, Flow, marker};
-use crate::codec::{self, FORMAT, proto};
+use crate::codec::{self, FORMAT, Reason, Rejected, proto};
 use crate::metrics;
 use crate::summarize::{Job, Update};
 
@@ -137,9 +137,6 @@ impl Flow<'_> {
             return Ok(());
         };
         let offsets = || update.events.iter().map(|e| e.offset);
-        for offset in offsets() {
-            partition.progress.settle(offset);
-        }
         let before = marker(profile, &self.topic, number)?;
         // What is open or waits now is not folded; everything else of this user that was read is.
         let after = before.fold(offsets(), partition.lowest_unfolded(&user));
@@ -199,6 +196,18 @@ impl Flow<'_> {
             updated_ms: now,
             after: update.summary,
         };
+        if let Some(fault) = self.oversize(&key, &state, &change) {
+            tracing::warn!(partition = number, fault, "an update is refused");
+            ::metrics::counter!(metrics::UPDATES, "outcome" => "given_up").increment(1);
+            let rejected = Rejected::new(Reason::Refused, fault);
+            for event in &update.events {
+                self.give_up(number, event.offset, &event.record, &rejected);
+            }
+            return Ok(());
+        }
+        if let Some(partition) = self.partitions.get_mut(&number) {
+            offsets().for_each(|offset| partition.progress.settle(offset));
+        }
         let state = Arc::new(state);
         self.uncommitted.insert(key.clone(), Arc::clone(&state));
         self.pending.change(key, change, state);
@@ -207,6 +216,24 @@ impl Flow<'_> {
             s.from_journal += u64::from(journal);
         });
         Ok(())
+    }
+
+    /// What is wrong with an update whose records are as large as one that Kafka refused.
+    fn oversize(
+        &self,
+        (number, user): &Key,
+        state: &proto::ProfileState,
+        change: &proto::ProfileChange,
+    ) -> Option<String> {
+        if self.limits.is_empty() {
+            return None;
+        }
+        let topics = &self.config.topics;
+        let records = [
+            state_record(&topics.profiles, *number, user, codec::encode(state)),
+            change_record(&topics.changes, change),
+        ];
+        records.iter().find_map(|record| self.limits.fault(record))
     }
 
     pub(super) fn commit_if_due(&mut self) -> Result<(), Error> {

@@ -1,0 +1,98 @@
+//! Cooperative rebalances, which take some partitions and leave the others, in the middle of a restore.
+
+use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
+
+use crate::broker::{DEADLINE, eventually, unique};
+use crate::case::{Case, Instance, PARTITIONS, stop};
+use crate::http::{get, metric};
+
+/// An open transaction on every profiles partition: as long as it is open, no restore comes to its end.
+struct Held(BaseProducer);
+
+impl Held {
+    fn on(case: &Case) -> Self {
+        let producer = case.broker.transactional(&unique("held"));
+        producer.begin_transaction().unwrap();
+        let topic = case.topic("profiles");
+        for partition in 0..PARTITIONS {
+            let record = BaseRecord::to(&topic)
+                .partition(partition)
+                .key("nobody")
+                .payload("nothing");
+            producer.send(record).map_err(|(error, _)| error).unwrap();
+        }
+        producer.flush(DEADLINE).unwrap();
+        Self(producer)
+    }
+
+    fn let_go(self) {
+        self.0.abort_transaction(DEADLINE).unwrap();
+    }
+}
+
+fn revocations(case: &Case, folder: &str) -> usize {
+    case.log(folder).matches("partitions revoked").count()
+}
+
+fn waits_to_be_read_back(address: &str) {
+    eventually("a restore that is held", || {
+        let (_, text) = get(address, "/readyz")?;
+        text.contains("reading profiles back").then_some(())
+    });
+}
+
+fn become_ready(addresses: &[&str]) {
+    for address in addresses {
+        eventually("readiness", || {
+            (get(address, "/readyz")?.0 == 200).then_some(())
+        });
+        assert_eq!(metric(address, "limn_restarts_total"), Some(0.0));
+    }
+}
+
+#[test]
+fn what_a_cooperative_rebalance_leaves_here_in_the_middle_of_a_restore_is_restored() {
+    let mut case = Case::new("cooperative");
+    case.replaced = vec![(
+        "\"max.poll.interval.ms\" = 6000",
+        "\"max.poll.interval.ms\" = 6000\n\"partition.assignment.strategy\" = \"cooperative-sticky\""
+            .to_owned(),
+    )];
+    assert!(case.topics().status.success());
+    case.produce(20, 20, 0);
+
+    // The first restores all partitions and owns none yet when the second takes one.
+    let held = Held::on(&case);
+    let first: Instance = case.start("a");
+    let a = case.address("a");
+    waits_to_be_read_back(&a);
+    let second = case.start("b");
+    let b = case.address("b");
+    eventually("the first to give a partition up", || {
+        (revocations(&case, "a") == 1).then_some(())
+    });
+    held.let_go();
+    become_ready(&[&a, &b]);
+
+    // The first owns two and restores the third, which the second left behind, when another takes one of them.
+    let held = Held::on(&case);
+    drop(second);
+    waits_to_be_read_back(&a);
+    let third = case.start("c");
+    let c = case.address("c");
+    eventually("the first to give another partition up", || {
+        (revocations(&case, "a") == 2).then_some(())
+    });
+    held.let_go();
+    become_ready(&[&a, &c]);
+
+    let before = case.changes_now();
+    case.produce(20, 20, 20);
+    eventually("all partitions to be at work", || {
+        (case.changes_now() > before + 20).then_some(())
+    });
+    stop(first);
+    stop(third);
+    case.run_to_the_end("a");
+    case.all_folded();
+}
