@@ -62,6 +62,8 @@ pub struct Assigned {
     pub start: i64,
     /// Whether the group had committed that offset.
     pub committed: bool,
+    /// Where the partition ended when it was assigned: the last stable offset.
+    pub end: i64,
 }
 
 /// What the source tells, in order.
