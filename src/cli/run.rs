@@ -69,11 +69,16 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
         told_to_stop().await;
         tracing::info!("stopping: finishing what is under way");
         stop.send_replace(true);
+        told_to_stop().await;
+        tracing::warn!("told to stop once more: ending at once");
+        std::process::exit(1);
     });
     let result = runtime.block_on(pipeline::run(&flow, &parts, stopped));
     // Gone either way: nobody waits for it any more, or it was stopped by a fault of its own.
     let _ = end.send(());
     let _ = runtime.block_on(serving);
+    // A call of librdkafka that hangs must not keep the process: dropping a runtime waits for such calls.
+    runtime.shutdown_background();
     store.flush()?;
     let status = shown.borrow().clone();
     tracing::info!(
@@ -109,11 +114,11 @@ fn sources(store: &Arc<Store>, status: &watch::Receiver<Status>, metrics: &Expos
         Ok(None)
     };
     let (ready, metrics) = (status.clone(), metrics.clone());
-    let running = status.clone();
+    let (running, alive) = (status.clone(), status.clone());
     Sources {
         profiles: Arc::new(profiles),
         // The process ends with a pipeline that has failed for good, and this answer with it.
-        alive: Arc::new(|| Ok(())),
+        alive: Arc::new(move || alive.borrow().alive()),
         ready: Arc::new(move || {
             let status = ready.borrow();
             let doing = match status.phase {
@@ -208,6 +213,7 @@ pub(super) fn pipeline(config: &Config, transactional_id: String) -> pipeline::C
         commit_updates: config.commit.max_updates,
         open_bytes: config.limits.open_bytes,
         waiting_bytes: config.limits.waiting_bytes,
+        checkpoint_runs: pipeline::CHECKPOINT_RUNS,
         shutdown_timeout: config.shutdown_timeout,
         restore_timeout: config.store.restore_timeout,
         stop_at_end: false,

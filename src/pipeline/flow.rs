@@ -5,7 +5,7 @@ mod events;
 mod gauges;
 mod updates;
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
@@ -18,8 +18,8 @@ use super::batch::{Key, Pending, Sink};
 use super::ingest::Incoming;
 use super::partition::Partition;
 use super::restore::Restored;
-use super::{Config, Error, Parts, Phase, stopped};
-use crate::codec::{self, proto};
+use super::{Config, Error, Parts, Phase, Status, stopped};
+use crate::codec::{self, Decoder, proto};
 use crate::profile::Marker;
 use crate::source::{Ends, Kafka, Message, Paused};
 use crate::summarize::{self, Done, Summarizer};
@@ -41,12 +41,17 @@ pub(super) struct Flow<'a> {
     config: &'a Config,
     parts: &'a Parts,
     topic: Arc<str>,
+    decoder: Decoder,
     window: Arc<crate::window::Config>,
     source: Kafka<Incoming>,
     ends: Ends,
     sink: Sink,
     summarizer: Arc<Summarizer>,
     partitions: HashMap<i32, Partition>,
+    /// Partitions that are being restored, each with the offset that it will begin at.
+    gained: HashMap<i32, i64>,
+    /// Records and ends that wait, in their order, because a checkpoint is full.
+    held: VecDeque<Message<Incoming>>,
     /// Who waits for the engine, the oldest unfolded event first, so that the committed offsets move on.
     ready: BTreeSet<(u64, i32, Arc<str>)>,
     updates: JoinSet<Finished>,
@@ -81,12 +86,15 @@ impl<'a> Flow<'a> {
             config,
             parts,
             topic: config.source.topic.as_str().into(),
+            decoder: Decoder::new(config.codec.clone()),
             window: Arc::new(config.window.clone()),
             source,
             ends,
             sink,
             summarizer,
             partitions: HashMap::new(),
+            gained: HashMap::new(),
+            held: VecDeque::new(),
             ready: BTreeSet::new(),
             updates: JoinSet::new(),
             restores: JoinSet::new(),
@@ -112,6 +120,7 @@ impl<'a> Flow<'a> {
         let mut tick = tokio::time::interval(TICK);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
+            self.take_held()?;
             self.begin_updates()?;
             self.commit_if_due()?;
             if self.finished() {
@@ -141,31 +150,28 @@ impl<'a> Flow<'a> {
         }
     }
 
-    /// Gives the source back, with nothing left that works for this flow.
-    pub(super) async fn end(mut self) -> Kafka<Incoming> {
+    /// Waits until nothing works for this flow any more.
+    pub(super) async fn rest(&mut self) {
         self.updates.shutdown().await;
         self.give_up_restores().await;
         if self.sink.busy() {
             // Its outcome, whatever it is, must be in Kafka and the view before anybody reads them again.
-            let _ = self.sink.committed().await;
+            let _ = turning(&self.parts.status, self.sink.committed()).await;
         }
+    }
+
+    /// Gives the source back. Dropping it blocks.
+    pub(super) fn end(self) -> Kafka<Incoming> {
         self.source
     }
 
     async fn told(&mut self, message: Message<Incoming>) -> Result<(), Error> {
         match message {
-            Message::Records(records) => {
-                if self.drain_until.is_none() {
-                    self.records(records)?;
-                }
-            }
-            Message::End {
-                partition,
-                position,
-            } => {
-                if self.drain_until.is_none() {
-                    self.at_end(partition, position);
-                }
+            Message::Records(_) | Message::End { .. } if self.drain_until.is_some() => {}
+            Message::Records(_) | Message::End { .. } => {
+                // Behind what is held, if anything is.
+                self.held.push_back(message);
+                self.take_held()?;
             }
             Message::Assigned(assigned) => self.assigned(assigned),
             Message::Revoked {
@@ -176,6 +182,41 @@ impl<'a> Flow<'a> {
             Message::Failed(error) => return Err(error.into()),
         }
         Ok(())
+    }
+
+    /// Takes what was read, in its order, as long as no checkpoint is full. Assignments and revocations pass by what is
+    /// held: the group must not wait for the engine.
+    fn take_held(&mut self) -> Result<(), Error> {
+        let most = self.config.checkpoint_runs;
+        while !self.held.is_empty()
+            && self.drain_until.is_none()
+            && !self.partitions.values_mut().any(|p| p.full(most))
+        {
+            match self.held.pop_front() {
+                Some(Message::Records(records)) => self.records(records)?,
+                Some(Message::End {
+                    partition,
+                    position,
+                }) => self.at_end(partition, position),
+                _ => {}
+            }
+        }
+        self.pause_or_resume();
+        Ok(())
+    }
+
+    /// What is held of these partitions belongs to others now.
+    fn forget_held(&mut self, given_up: &[i32]) {
+        for message in &mut self.held {
+            if let Message::Records(records) = message {
+                records.retain(|r| !given_up.contains(&r.partition));
+            }
+        }
+        self.held.retain(|message| match message {
+            Message::Records(records) => !records.is_empty(),
+            Message::End { partition, .. } => !given_up.contains(partition),
+            _ => false,
+        });
     }
 
     fn profile(&self, key: &Key) -> Result<Option<Arc<proto::ProfileState>>, Error> {
@@ -227,17 +268,18 @@ impl<'a> Flow<'a> {
             }
             self.enqueue(number, &mut closed);
         }
+        self.keep_checkpoints_small();
+        // Whatever changed what waits, the input rests no longer than for the next tick.
+        self.pause_or_resume();
         self.show(now);
     }
 
     /// Back-pressure: the input rests while too much waits for the engine. The source goes on polling.
     fn pause_or_resume(&mut self) {
         let most = self.config.waiting_bytes;
-        let paused = if self.paused {
-            self.waiting_bytes > most / 2
-        } else {
-            self.waiting_bytes > most
-        };
+        // On and off at different levels, so that it does not flutter.
+        let behind = self.waiting_bytes > if self.paused { most / 2 } else { most };
+        let paused = behind || !self.held.is_empty();
         if paused != self.paused && self.drain_until.is_none() {
             self.paused = paused;
             self.source
@@ -270,6 +312,19 @@ impl<'a> Flow<'a> {
         }
         let done = self.idle() || self.drain_until.is_some() && self.updates.is_empty();
         done && self.pending.is_empty() && !self.sink.busy()
+    }
+}
+
+/// Waits for something that ends by itself, and shows meanwhile that this is no standstill.
+pub(super) async fn turning<T>(status: &watch::Sender<Status>, work: impl Future<Output = T>) -> T {
+    let mut work = std::pin::pin!(work);
+    loop {
+        tokio::select! {
+            done = &mut work => return done,
+            () = tokio::time::sleep(TICK) => {
+                status.send_modify(|s| s.turned = Some(std::time::Instant::now()));
+            }
+        }
     }
 }
 

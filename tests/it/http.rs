@@ -5,7 +5,7 @@ use std::process::{Command, Output};
 use crate::broker::{self, eventually};
 use crate::case::{Case, PARTITIONS, stop};
 
-fn get(address: &str, path: &str) -> Option<(u16, String)> {
+pub fn get(address: &str, path: &str) -> Option<(u16, String)> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
@@ -19,7 +19,7 @@ fn get(address: &str, path: &str) -> Option<(u16, String)> {
 }
 
 /// The value of a metric, named with its labels.
-fn metric(address: &str, name: &str) -> Option<f64> {
+pub fn metric(address: &str, name: &str) -> Option<f64> {
     let (status, text) = get(address, "/metrics")?;
     assert_eq!(status, 200);
     let value = text
