@@ -320,13 +320,12 @@ impl<D: Send + 'static, F: FnMut(i32, i64, Option<i64>, Record) -> D> Reader<D, 
         match error {
             KafkaError::PartitionEOF(partition) => {
                 let flow = context.state().flows.get(&partition).copied();
-                match flow {
-                    Some(Flow::Open(next)) => context.put(Message::End {
+                if let Some(Flow::Open(next)) = flow {
+                    context.put(Message::End {
                         partition,
                         // Before the first record there is no position, only the start.
                         position: self.position(partition).map_or(next, |p| p.max(next)),
-                    }),
-                    _ => {}
+                    });
                 }
                 true
             }

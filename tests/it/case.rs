@@ -14,7 +14,7 @@ use rdkafka::error::KafkaError;
 use rdkafka::message::{Headers, Message};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 
-use crate::broker::{self, eventually, unique};
+use crate::broker::{self, Broker, eventually, unique};
 
 pub const PARTITIONS: i32 = 3;
 
@@ -141,7 +141,18 @@ impl Case {
     }
 
     pub fn topics(&self) -> Output {
-        self.limn("topics", "a").output().unwrap()
+        let output = self.limn("topics", "a").output().unwrap();
+        if output.status.success() {
+            self.known(broker::shared());
+        }
+        output
+    }
+
+    /// Waits until the output topics can be asked about.
+    pub fn known(&self, broker: &Broker) {
+        for kind in ["changes", "profiles", "checkpoints", "dead"] {
+            broker.known(&self.topic(kind), PARTITIONS);
+        }
     }
 
     pub fn start(&self, folder: &str) -> Instance {
