@@ -180,7 +180,11 @@ impl Sink {
         let (out, from) = unbounded_channel();
         std::thread::Builder::new()
             .name("limn-commit".to_owned())
-            .spawn(move || run(&committer, &store, &topics, clock.as_ref(), &inbox, &out))
+            .spawn(move || {
+                run(&committer, &store, &topics, clock.as_ref(), &inbox, &out);
+                // Before the producer, which takes its time: who opens the folder next must not find it in use.
+                drop(store);
+            })
             .map_err(|e| Error::Thread(e.to_string()))?;
         Ok(Self {
             to,

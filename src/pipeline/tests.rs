@@ -546,15 +546,15 @@ fn a_bounded_run_ends_where_the_input_ended_at_its_start_though_more_is_written(
                     *later.entry(home).or_default() += 1;
                 }
                 producer.flush(Duration::from_secs(20)).unwrap();
-                // More than the engine below can take, and not more than the second run.
                 std::thread::sleep(Duration::from_millis(5));
                 if ended.load(std::sync::atomic::Ordering::SeqCst) {
                     break;
                 }
             }
         });
-        let slow = Scripted::with(3, |_, _| {
-            Script::After(Duration::from_millis(30), Box::new(Script::Answer))
+        // Never done with all that there is at a moment.
+        let slow = Scripted::with(1, |_, _| {
+            Script::After(Duration::from_millis(200), Box::new(Script::Answer))
         });
         let status = world.run(&config, Arc::new(slow));
         ended.store(true, std::sync::atomic::Ordering::SeqCst);
