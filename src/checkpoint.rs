@@ -104,6 +104,12 @@ impl OffsetSet {
         self.runs.iter().map(|(&s, &e)| (s, e))
     }
 
+    /// How many runs there are.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.runs.len()
+    }
+
     /// Whether nothing is in the set.
     #[must_use]
     pub fn is_empty(&self) -> bool {

@@ -228,6 +228,24 @@ impl Decoder {
         })
     }
 
+    /// Whose event a record is that [`Decoder::decode`] refuses, as far as can be told: the value's user, else the key,
+    /// which is the user's in an input that limn can work on.
+    #[must_use]
+    pub fn user(&self, record: &Record) -> Option<Box<str>> {
+        let key = record.key.as_deref();
+        let told = record.value.as_deref().and_then(|value| {
+            let user = match &self.format {
+                Reader::Protobuf => protobuf::read(value).ok()?.user_id,
+                Reader::Json(reader) => reader.user(value, key).ok()?,
+            };
+            (!user.is_empty()).then_some(user)
+        });
+        match told {
+            Some(user) => Some(user.into()),
+            None => std::str::from_utf8(key?).ok().map(Into::into),
+        }
+    }
+
     /// The whole interaction, for the event template. A record that [`Decoder::decode`] took is taken here too. Its
     /// `time_ms` is the event time that counts: the value's own, else Kafka's. A time at or before the epoch is unset.
     ///

@@ -300,7 +300,12 @@ impl Config {
             group: self.source.group.clone(),
             start: self.source.start,
             batch: self.source.batch,
-            assign_timeout: self.kafka.timeout,
+            // A dead owner's transaction holds the group's stable offsets back until the brokers abort it, which they look
+            // for every 10 seconds unless told otherwise.
+            assign_timeout: self
+                .kafka
+                .timeout
+                .max(self.commit.transaction_timeout + 15 * SECOND),
         }
     }
 

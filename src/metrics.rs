@@ -59,7 +59,8 @@ catalogue! {
             "future", "wrong_partition", "over_budget", "refused"])),
         "Events given up, by the reason that their dead letter carries.";
     WINDOWS_CLOSED = "limn_windows_closed_total", Counter,
-        Some(("reason", &["event_time", "events", "tokens", "age", "memory", "end_of_input", "order"])),
+        Some(("reason", &["event_time", "events", "tokens", "age", "memory", "end_of_input", "order",
+            "checkpoint"])),
         "Windows closed, by what closed them.";
     WINDOWS_OPEN = "limn_windows_open", Gauge, None,
         "Open windows.";
@@ -113,13 +114,13 @@ catalogue! {
     CONSUMER_LAG = "limn_consumer_lag", Gauge, PARTITION,
         "Records of the input partition that are not behind the committed offset.";
     OLDEST_UNFOLDED_EVENT_AGE_SECONDS = "limn_oldest_unfolded_event_age_seconds", Gauge, None,
-        "Age, by Kafka's timestamp, of the oldest event that is read and neither folded nor given up; 0 when there is none.";
+        "Age, by Kafka's timestamp, of the oldest event of this instance's partitions that is neither folded nor given up, read or not; 0 when there is none.";
     RESTORE_RECORDS = "limn_restore_records_total", Counter, None,
         "Records read back from the profiles and checkpoints topics.";
     RESTORE_REMAINING_RECORDS = "limn_restore_remaining_records", Gauge, PARTITION,
         "Offsets between what is read back of the profiles partition and its end; 0 when it is restored.";
     PAUSED = "limn_paused", Gauge, None,
-        "1 while the input rests because the engine is behind.";
+        "1 while the input rests because the engine is behind, or a checkpoint is full.";
     READY = "limn_ready", Gauge, None,
         "1 while the instance's partitions are restored and at work.";
     BUILD_INFO = "limn_build_info", Gauge, Some(("version", &[env!("CARGO_PKG_VERSION")])),

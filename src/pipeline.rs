@@ -8,6 +8,7 @@ mod restore;
 mod room;
 #[cfg(test)]
 mod tests;
+mod waiting;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -65,6 +66,9 @@ pub struct Config {
     pub open_bytes: usize,
     /// The input is paused when closed windows that wait have more bytes.
     pub waiting_bytes: usize,
+    /// Windows that hold a partition's restart offset back are closed when its checkpoint would list more runs of
+    /// offsets than this; at twice as many nothing more is read until some are behind the restart offset.
+    pub checkpoint_runs: usize,
     /// How long the updates under way may take when the service stops.
     pub shutdown_timeout: Duration,
     /// How long Kafka may take to give the view back, and to answer at the start.
@@ -74,6 +78,10 @@ pub struct Config {
     /// Stop after so many updates.
     pub max_updates: Option<u64>,
 }
+
+/// What [`Config::checkpoint_runs`] is in a service: three times as many, the most that can come together, are some
+/// 200 KiB in a record, and a record of a megabyte is taken by any broker that is not told otherwise.
+pub const CHECKPOINT_RUNS: usize = 16_384;
 
 /// Why the service ends, or begins anew.
 #[derive(Debug, thiserror::Error)]
@@ -137,6 +145,11 @@ pub enum Error {
         "the group has given partitions {0:?} to others: this instance was away for longer than session.timeout.ms or max.poll.interval.ms"
     )]
     Lost(Vec<i32>),
+    /// The service was told to stop, and something did not come to its end.
+    #[error(
+        "not ended within shutdown.timeout and commit.transaction_timeout: Kafka does not answer; what is not committed is read again at the next start"
+    )]
+    Overdue,
     /// A thread or task is gone.
     #[error("a part of the pipeline has failed: {0}")]
     Thread(String),
@@ -227,8 +240,30 @@ pub struct Status {
     pub commit_time: Duration,
     /// Tokens that the model wrote.
     pub output_tokens: u64,
-    /// Age of the oldest event that is not folded, by Kafka's timestamp; 0: there is none.
+    /// Age of the oldest event that is not folded, read or not, by Kafka's timestamp; 0: there is none.
     pub oldest_unfolded: Duration,
+    /// When the loop that owns the partitions turned last; `None` while there is none: before Kafka is there, between a
+    /// fault and the new beginning, at the end.
+    pub turned: Option<Instant>,
+}
+
+/// The loop turns every 50 ms, also while a transaction or a restore takes its time. One that did not for so long hangs.
+const STUCK: Duration = Duration::from_secs(30);
+
+impl Status {
+    /// Whether the loop turns.
+    ///
+    /// # Errors
+    /// Says how long it has not.
+    pub fn alive(&self) -> Result<(), String> {
+        match self.turned.map(|at| at.elapsed()) {
+            Some(still) if still > STUCK => Err(format!(
+                "the pipeline has not moved for {} seconds",
+                still.as_secs()
+            )),
+            _ => Ok(()),
+        }
+    }
 }
 
 /// What the service needs besides its configuration.
@@ -261,6 +296,9 @@ const BACKOFF_MAX: Duration = Duration::from_secs(20);
 /// Runs until `stop` turns true (what is under way is then finished within the time limit), until the end of a bounded
 /// input, or until a fault that needs a hand.
 ///
+/// Once `stop` is true it returns within `shutdown_timeout` and the transaction's own time-out, whatever Kafka does. What
+/// hangs then is left on its threads: shut the runtime down in the background, and end the process.
+///
 /// Any fault but an aborted transaction leaves the outcome to Kafka: producer and consumer are destroyed, and everything
 /// that is not committed is read again. The journal keeps the model calls.
 ///
@@ -274,9 +312,14 @@ pub async fn run(
     let mut backoff = BACKOFF;
     let mut rebuild = false;
     let mut limits = Limits::default();
+    let mut deadline = Deadline {
+        stop: stop.clone(),
+        limit: config.shutdown_timeout + config.commit.transaction_timeout,
+        until: None,
+    };
     loop {
         let began = Instant::now();
-        let error = match attempt(config, parts, &mut stop, rebuild, &limits).await {
+        let error = match attempt(config, parts, &mut stop, &mut deadline, rebuild, &limits).await {
             Ok(()) => return Ok(()),
             Err(error) => error,
         };
@@ -292,6 +335,7 @@ pub async fn run(
             s.phase = Phase::Starting;
             s.waiting_for = None;
             s.partitions = Arc::default();
+            s.turned = None;
             s.fault = Some(error.to_string());
         });
         if began.elapsed() > BACKOFF_MAX {
@@ -317,10 +361,40 @@ pub(crate) async fn stopped(stop: &mut watch::Receiver<bool>) {
     }
 }
 
+/// When a service that was told to stop must have ended.
+struct Deadline {
+    stop: watch::Receiver<bool>,
+    limit: Duration,
+    until: Option<tokio::time::Instant>,
+}
+
+impl Deadline {
+    /// Waits until it has passed. Cancel safe.
+    async fn passed(&mut self) {
+        let until = match self.until {
+            Some(until) => until,
+            None => {
+                stopped(&mut self.stop).await;
+                *self.until.insert(tokio::time::Instant::now() + self.limit)
+            }
+        };
+        tokio::time::sleep_until(until).await;
+    }
+
+    /// What the work gives, if it ends in time.
+    async fn keep<T>(&mut self, work: impl Future<Output = T>) -> Result<T, Error> {
+        tokio::select! {
+            done = work => Ok(done),
+            () = self.passed() => Err(Error::Overdue),
+        }
+    }
+}
+
 async fn attempt(
     config: &Config,
     parts: &Parts,
     stop: &mut watch::Receiver<bool>,
+    deadline: &mut Deadline,
     rebuild: bool,
     limits: &Limits,
 ) -> Result<(), Error> {
@@ -364,12 +438,16 @@ async fn attempt(
         rebuild,
         limits.clone(),
     );
-    let result = flow.drive(messages, stop).await;
-    let source = flow.end().await;
-    // Leaving the group blocks.
-    let left = tokio::task::spawn_blocking(move || drop(source)).await;
-    result?;
-    left.map_err(|e| Error::Thread(e.to_string()))
+    let result = deadline.keep(flow.drive(messages, stop)).await;
+    let rested = deadline.keep(flow.rest()).await;
+    parts.status.send_modify(|s| s.turned = None);
+    // Leaving the group blocks. It is done however late it is, on a thread that nobody has to wait for.
+    let source = flow.end();
+    let leave = tokio::task::spawn_blocking(move || drop(source));
+    let left = deadline.keep(leave).await;
+    result??;
+    rested?;
+    left?.map_err(|e| Error::Thread(e.to_string()))
 }
 
 /// How often it is said that Kafka does not answer.

@@ -70,11 +70,13 @@ pub enum CloseReason {
     EndOfInput,
     /// A later window of the same user closed, and order is kept.
     Order,
+    /// It held the restart offset back, and the checkpoint had grown too large.
+    Checkpoint,
 }
 
 impl CloseReason {
     /// All of them.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::EventTime,
         Self::Events,
         Self::Tokens,
@@ -82,6 +84,7 @@ impl CloseReason {
         Self::Memory,
         Self::EndOfInput,
         Self::Order,
+        Self::Checkpoint,
     ];
 
     /// The name in change events and metrics.
@@ -95,6 +98,7 @@ impl CloseReason {
             Self::Memory => "memory",
             Self::EndOfInput => "end_of_input",
             Self::Order => "order",
+            Self::Checkpoint => "checkpoint",
         }
     }
 }
@@ -231,7 +235,14 @@ impl Windows {
 
     /// Closes the windows with the lowest offsets until [`Windows::open_bytes`] is at most `bytes`.
     pub fn shrink_to(&mut self, bytes: usize, closed: &mut Vec<Closed>) {
-        while self.users.bytes() > bytes && self.users.close_oldest(closed) {}
+        let (any, memory) = (i64::MAX, CloseReason::Memory);
+        while self.users.bytes() > bytes && self.users.close_oldest(any, memory, closed) {}
+    }
+
+    /// Closes every window that holds an offset below this one.
+    pub fn close_below(&mut self, offset: i64, closed: &mut Vec<Closed>) {
+        let checkpoint = CloseReason::Checkpoint;
+        while self.users.close_oldest(offset, checkpoint, closed) {}
     }
 
     /// The event time up to which the partition is believed complete; `None` before the first event.

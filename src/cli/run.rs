@@ -76,8 +76,8 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
     // Gone either way: nobody waits for it any more, or it was stopped by a fault of its own.
     let _ = end.send(());
     let _ = runtime.block_on(serving);
-    // A question to brokers that are away may still be under way; it has nothing to tell any more.
-    runtime.shutdown_timeout(Duration::from_secs(1));
+    // A call of librdkafka that hangs must not keep the process: dropping a runtime waits for such calls.
+    runtime.shutdown_background();
     store.flush()?;
     let status = shown.borrow().clone();
     tracing::info!(
@@ -113,11 +113,11 @@ fn sources(store: &Arc<Store>, status: &watch::Receiver<Status>, metrics: &Expos
         Ok(None)
     };
     let (ready, metrics) = (status.clone(), metrics.clone());
-    let running = status.clone();
+    let (running, alive) = (status.clone(), status.clone());
     Sources {
         profiles: Arc::new(profiles),
         // The process ends with a pipeline that has failed for good, and this answer with it.
-        alive: Arc::new(|| Ok(())),
+        alive: Arc::new(move || alive.borrow().alive()),
         ready: Arc::new(move || {
             let status = ready.borrow();
             let doing = match status.phase {
@@ -141,28 +141,53 @@ fn sources(store: &Arc<Store>, status: &watch::Receiver<Status>, metrics: &Expos
 
 /// Begins to listen for Ctrl-C and SIGTERM, which until then end the process at once.
 async fn on_stop(stop: watch::Sender<bool>) -> std::io::Result<()> {
-    #[cfg(unix)]
-    let told = {
-        use tokio::signal::unix::{SignalKind, signal};
-        let (mut interrupt, mut terminate) = (
-            signal(SignalKind::interrupt())?,
-            signal(SignalKind::terminate())?,
-        );
-        async move {
-            tokio::select! {
-                _ = terminate.recv() => {}
-                _ = interrupt.recv() => {}
-            }
-        }
-    };
-    #[cfg(not(unix))]
-    let told = async { drop(tokio::signal::ctrl_c().await) };
+    let mut signals = Signals::new()?;
     tokio::spawn(async move {
-        told.await;
+        signals.next().await;
         tracing::info!("stopping: finishing what is under way");
         stop.send_replace(true);
+        signals.next().await;
+        tracing::warn!("told to stop once more: ending at once");
+        std::process::exit(1);
     });
     Ok(())
+}
+
+/// Ctrl-C, and what a service manager sends.
+struct Signals {
+    #[cfg(unix)]
+    interrupt: tokio::signal::unix::Signal,
+    #[cfg(unix)]
+    terminate: tokio::signal::unix::Signal,
+}
+
+impl Signals {
+    #[cfg(unix)]
+    fn new() -> std::io::Result<Self> {
+        use tokio::signal::unix::{SignalKind, signal};
+        Ok(Self {
+            interrupt: signal(SignalKind::interrupt())?,
+            terminate: signal(SignalKind::terminate())?,
+        })
+    }
+
+    #[cfg(not(unix))]
+    fn new() -> std::io::Result<Self> {
+        Ok(Self {})
+    }
+
+    #[cfg(unix)]
+    async fn next(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
+
+    #[cfg(not(unix))]
+    async fn next(&mut self) {
+        drop(tokio::signal::ctrl_c().await);
+    }
 }
 
 /// The model; `None` where the process is to stop before it is there.
@@ -222,6 +247,7 @@ pub(super) fn pipeline(config: &Config, transactional_id: String) -> pipeline::C
         commit_updates: config.commit.max_updates,
         open_bytes: config.limits.open_bytes,
         waiting_bytes: config.limits.waiting_bytes,
+        checkpoint_runs: pipeline::CHECKPOINT_RUNS,
         shutdown_timeout: config.shutdown_timeout,
         restore_timeout: config.store.restore_timeout,
         stop_at_end: false,

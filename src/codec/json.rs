@@ -93,22 +93,8 @@ impl Reader {
         key: Option<&[u8]>,
         max_text: usize,
     ) -> Result<proto::Interaction, Rejected> {
-        let mut root: Value = serde_json::from_slice(value).map_err(|error| {
-            // Not the error's own words: they can quote the value.
-            let (line, column) = (error.line(), error.column());
-            let detail = format!("not JSON in UTF-8, at line {line}, column {column}");
-            Rejected::new(Reason::Malformed, detail)
-        })?;
-        if !root.is_object() {
-            let detail = "a JSON value, but not an object";
-            return Err(Rejected::new(Reason::Malformed, detail));
-        }
-        let user_id = match &self.user {
-            Some(pointer) => user(pointer, &mut root)?,
-            None => std::str::from_utf8(key.unwrap_or_default())
-                .map_err(|_| Rejected::new(Reason::Malformed, "the key is not UTF-8"))?
-                .to_owned(),
-        };
+        let mut root = object(value)?;
+        let user_id = self.user_in(&mut root, key)?;
         let mut get = |pointer: &Option<Pointer>| match pointer {
             Some(pointer) => text(pointer, &mut root),
             None => Ok(String::new()),
@@ -148,6 +134,20 @@ impl Reader {
         Ok(read)
     }
 
+    /// The user alone.
+    pub(super) fn user(&self, value: &[u8], key: Option<&[u8]>) -> Result<String, Rejected> {
+        self.user_in(&mut object(value)?, key)
+    }
+
+    fn user_in(&self, root: &mut Value, key: Option<&[u8]>) -> Result<String, Rejected> {
+        match &self.user {
+            Some(pointer) => user(pointer, root),
+            None => std::str::from_utf8(key.unwrap_or_default())
+                .map_err(|_| Rejected::new(Reason::Malformed, "the key is not UTF-8"))
+                .map(str::to_owned),
+        }
+    }
+
     fn pointers(&self) -> impl Iterator<Item = &Pointer> {
         [
             &self.user,
@@ -163,6 +163,21 @@ impl Reader {
         .into_iter()
         .flatten()
     }
+}
+
+/// The value, which must be an object.
+fn object(value: &[u8]) -> Result<Value, Rejected> {
+    let root: Value = serde_json::from_slice(value).map_err(|error| {
+        // Not the error's own words: they can quote the value.
+        let (line, column) = (error.line(), error.column());
+        let detail = format!("not JSON in UTF-8, at line {line}, column {column}");
+        Rejected::new(Reason::Malformed, detail)
+    })?;
+    if root.is_object() {
+        return Ok(root);
+    }
+    let detail = "a JSON value, but not an object";
+    Err(Rejected::new(Reason::Malformed, detail))
 }
 
 /// A text; a number or truth value is taken as JSON writes it, null and nothing as empty.

@@ -427,6 +427,18 @@ fn keys_that_do_not_go_together_are_told() {
 }
 
 #[test]
+fn the_offsets_of_an_assignment_are_waited_for_longer_than_a_dead_owners_transaction() {
+    let waits = |text: &str| {
+        let config = parse(&format!("engine.model = \"m\"\n{text}"), &[]).unwrap();
+        config.source_room().assign_timeout
+    };
+    assert_eq!(waits(""), Duration::from_secs(45));
+    assert_eq!(waits("kafka.timeout = \"90s\""), Duration::from_secs(90));
+    let long = "commit.transaction_timeout = \"100s\"";
+    assert_eq!(waits(long), Duration::from_secs(115));
+}
+
+#[test]
 fn a_model_must_be_named() {
     let found = parse("", &[]).unwrap_err().to_string();
     assert_eq!(

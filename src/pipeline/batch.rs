@@ -28,6 +28,8 @@ pub(super) struct Pending {
     dead: Vec<Outgoing>,
     /// Partitions whose checkpoint has changed.
     pub(super) touched: BTreeSet<i32>,
+    /// Partitions that begin where this transaction says, each with its first offset.
+    pub(super) starts: Vec<(i32, i64)>,
     pub(super) bytes: usize,
     pub(super) since: Option<Instant>,
 }
@@ -40,6 +42,14 @@ impl Pending {
     pub(super) fn touch(&mut self, partition: i32) {
         self.touched.insert(partition);
         self.since.get_or_insert_with(Instant::now);
+    }
+
+    /// The group never committed an offset of this partition: where it begins is part of this transaction, and nothing
+    /// of it is read before that is committed. Else a crash before the first event is settled would let the next start
+    /// choose again, and with `latest` pass over what was read by then.
+    pub(super) fn begin(&mut self, partition: i32, start: i64) {
+        self.touch(partition);
+        self.starts.push((partition, start));
     }
 
     pub(super) fn change(
@@ -110,6 +120,7 @@ impl Pending {
             checkpoints: written,
             changes: self.changes,
             states: self.states,
+            starts: self.starts,
         }
     }
 }
@@ -144,12 +155,15 @@ pub(super) struct Sealed {
     checkpoints: Vec<(i32, Vec<u8>)>,
     changes: Vec<proto::ProfileChange>,
     states: HashMap<Key, Arc<proto::ProfileState>>,
+    starts: Vec<(i32, i64)>,
 }
 
 /// A transaction that is committed and applied to the view.
 pub(super) struct Committed {
     pub(super) changes: Vec<proto::ProfileChange>,
     pub(super) states: HashMap<Key, Arc<proto::ProfileState>>,
+    /// Partitions whose first offset is committed: they may be read.
+    pub(super) starts: Vec<(i32, i64)>,
     /// How long the transaction took, without the view.
     pub(super) took: Duration,
 }
@@ -175,7 +189,11 @@ impl Sink {
         let (out, from) = unbounded_channel();
         std::thread::Builder::new()
             .name("limn-commit".to_owned())
-            .spawn(move || run(&committer, &store, &topics, clock.as_ref(), &inbox, &out))
+            .spawn(move || {
+                run(&committer, &store, &topics, clock.as_ref(), &inbox, &out);
+                // Before the producer, which takes its time: who opens the folder next must not find it in use.
+                drop(store);
+            })
             .map_err(|e| Error::Thread(e.to_string()))?;
         Ok(Self {
             to,
@@ -285,6 +303,7 @@ fn commit(
     Ok(Committed {
         changes: sealed.changes,
         states: sealed.states,
+        starts: sealed.starts,
         took,
     })
 }

@@ -5,7 +5,7 @@ mod events;
 mod gauges;
 mod updates;
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
@@ -19,8 +19,8 @@ use super::ingest::Incoming;
 use super::partition::Partition;
 use super::restore::Restored;
 use super::room::Limits;
-use super::{Config, Error, Parts, Phase, stopped};
-use crate::codec::{self, proto};
+use super::{Config, Error, Parts, Phase, Status, stopped};
+use crate::codec::{self, Decoder, proto};
 use crate::profile::Marker;
 use crate::source::{Assigned, Ends, Kafka, Message, Paused};
 use crate::summarize::{self, Done, Summarizer};
@@ -42,6 +42,7 @@ pub(super) struct Flow<'a> {
     config: &'a Config,
     parts: &'a Parts,
     topic: Arc<str>,
+    decoder: Decoder,
     window: Arc<crate::window::Config>,
     source: Kafka<Incoming>,
     ends: Ends,
@@ -50,6 +51,10 @@ pub(super) struct Flow<'a> {
     /// How many partitions the input has.
     count: i32,
     partitions: HashMap<i32, Partition>,
+    /// Partitions that are being restored, each with the offset that it will begin at.
+    gained: HashMap<i32, i64>,
+    /// Records and ends that wait, in their order, because a checkpoint is full.
+    held: VecDeque<Message<Incoming>>,
     /// Who waits for the engine, the oldest unfolded event first, so that the committed offsets move on.
     ready: BTreeSet<(u64, i32, Arc<str>)>,
     updates: JoinSet<Finished>,
@@ -90,6 +95,7 @@ impl<'a> Flow<'a> {
             config,
             parts,
             topic: config.source.topic.as_str().into(),
+            decoder: Decoder::new(config.codec.clone()),
             window: Arc::new(config.window.clone()),
             source,
             ends,
@@ -97,6 +103,8 @@ impl<'a> Flow<'a> {
             summarizer,
             count,
             partitions: HashMap::new(),
+            gained: HashMap::new(),
+            held: VecDeque::new(),
             ready: BTreeSet::new(),
             updates: JoinSet::new(),
             restores: JoinSet::new(),
@@ -124,6 +132,7 @@ impl<'a> Flow<'a> {
         let mut tick = tokio::time::interval(TICK);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
+            self.take_held()?;
             self.begin_updates()?;
             self.commit_if_due()?;
             if self.finished() {
@@ -153,31 +162,28 @@ impl<'a> Flow<'a> {
         }
     }
 
-    /// Gives the source back, with nothing left that works for this flow.
-    pub(super) async fn end(mut self) -> Kafka<Incoming> {
+    /// Waits until nothing works for this flow any more.
+    pub(super) async fn rest(&mut self) {
         self.updates.shutdown().await;
         self.give_up_restores().await;
         if self.sink.busy() {
             // Its outcome, whatever it is, must be in Kafka and the view before anybody reads them again.
-            let _ = self.sink.committed().await;
+            let _ = turning(&self.parts.status, self.sink.committed()).await;
         }
+    }
+
+    /// Gives the source back. Dropping it blocks.
+    pub(super) fn end(self) -> Kafka<Incoming> {
         self.source
     }
 
     async fn told(&mut self, message: Message<Incoming>) -> Result<(), Error> {
         match message {
-            Message::Records(records) => {
-                if self.drain_until.is_none() {
-                    self.records(records)?;
-                }
-            }
-            Message::End {
-                partition,
-                position,
-            } => {
-                if self.drain_until.is_none() {
-                    self.at_end(partition, position);
-                }
+            Message::Records(_) | Message::End { .. } if self.drain_until.is_some() => {}
+            Message::Records(_) | Message::End { .. } => {
+                // Behind what is held, if anything is.
+                self.held.push_back(message);
+                self.take_held()?;
             }
             Message::Assigned(assigned) => self.assigned(assigned),
             Message::Revoked {
@@ -188,6 +194,41 @@ impl<'a> Flow<'a> {
             Message::Failed(error) => return Err(error.into()),
         }
         Ok(())
+    }
+
+    /// Takes what was read, in its order, as long as no checkpoint is full. Assignments and revocations pass by what is
+    /// held: the group must not wait for the engine.
+    fn take_held(&mut self) -> Result<(), Error> {
+        let most = self.config.checkpoint_runs;
+        while !self.held.is_empty()
+            && self.drain_until.is_none()
+            && !self.partitions.values_mut().any(|p| p.full(most))
+        {
+            match self.held.pop_front() {
+                Some(Message::Records(records)) => self.records(records)?,
+                Some(Message::End {
+                    partition,
+                    position,
+                }) => self.at_end(partition, position),
+                _ => {}
+            }
+        }
+        self.pause_or_resume();
+        Ok(())
+    }
+
+    /// What is held of these partitions belongs to others now.
+    fn forget_held(&mut self, given_up: &[i32]) {
+        for message in &mut self.held {
+            if let Message::Records(records) = message {
+                records.retain(|r| !given_up.contains(&r.partition));
+            }
+        }
+        self.held.retain(|message| match message {
+            Message::Records(records) => !records.is_empty(),
+            Message::End { partition, .. } => !given_up.contains(partition),
+            _ => false,
+        });
     }
 
     fn profile(&self, key: &Key) -> Result<Option<Arc<proto::ProfileState>>, Error> {
@@ -239,6 +280,9 @@ impl<'a> Flow<'a> {
             }
             self.enqueue(number, &mut closed);
         }
+        self.keep_checkpoints_small();
+        // Whatever changed what waits, the input rests no longer than for the next tick.
+        self.pause_or_resume();
         self.show(now);
         // Users have other homes then, and their profiles stay where they were: better to stop than to give up events
         // that stand in the right partition by the new number.
@@ -255,11 +299,9 @@ impl<'a> Flow<'a> {
     /// Back-pressure: the input rests while too much waits for the engine. The source goes on polling.
     fn pause_or_resume(&mut self) {
         let most = self.config.waiting_bytes;
-        let paused = if self.paused {
-            self.waiting_bytes > most / 2
-        } else {
-            self.waiting_bytes > most
-        };
+        // On and off at different levels, so that it does not flutter.
+        let behind = self.waiting_bytes > if self.paused { most / 2 } else { most };
+        let paused = behind || !self.held.is_empty();
         if paused != self.paused && self.drain_until.is_none() {
             self.paused = paused;
             self.source
@@ -293,6 +335,19 @@ impl<'a> Flow<'a> {
         }
         let done = self.idle() || self.drain_until.is_some() && self.updates.is_empty();
         done && self.pending.is_empty() && !self.sink.busy()
+    }
+}
+
+/// Waits for something that ends by itself, and shows meanwhile that this is no standstill.
+pub(super) async fn turning<T>(status: &watch::Sender<Status>, work: impl Future<Output = T>) -> T {
+    let mut work = std::pin::pin!(work);
+    loop {
+        tokio::select! {
+            done = &mut work => return done,
+            () = tokio::time::sleep(TICK) => {
+                status.send_modify(|s| s.turned = Some(std::time::Instant::now()));
+            }
+        }
     }
 }
 

@@ -1,11 +1,12 @@
 //! One input partition: its windows, what waits of each user, and what is settled.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use tokio::task::AbortHandle;
 
 use super::restore::Restored;
+use super::waiting::Waiting;
 use crate::checkpoint::{OffsetSet, Progress};
 use crate::codec::{FORMAT, proto};
 use crate::event::Event;
@@ -14,20 +15,18 @@ use crate::window::{self, Closed, Windows};
 /// What waits of one user.
 #[derive(Default)]
 pub(super) struct Queue {
-    pub(super) waiting: VecDeque<Closed>,
+    pub(super) waiting: Waiting,
     /// The user's place among those that wait for the engine; `None` where the user does not.
     pub(super) rank: Option<u64>,
     /// The update under way.
-    pub(super) running: Option<AbortHandle>,
+    pub(super) running: Option<Running>,
 }
 
-impl Queue {
-    fn lowest(&self) -> Option<i64> {
-        self.waiting
-            .iter()
-            .flat_map(|w| w.events.iter().map(|e| e.offset))
-            .min()
-    }
+/// An update under way.
+pub(super) struct Running {
+    pub(super) task: AbortHandle,
+    /// What its events cost while they wait: given back when it ends, however it ends.
+    pub(super) bytes: usize,
 }
 
 /// An offset's place among everything read, and Kafka's time for it.
@@ -36,6 +35,10 @@ struct Mark {
     sequence: u64,
     timestamp_ms: i64,
 }
+
+/// A partition is read so far at the most beyond its restart offset: what is known of the offsets between costs a byte
+/// each.
+const MOST_OPEN: i64 = 1 << 26;
 
 /// One offset in so many is marked.
 const MARK_EVERY: i64 = 64;
@@ -52,7 +55,8 @@ pub(super) struct Partition {
     /// The fate of everything below was decided before this start.
     pub(super) decided_below: i64,
     pub(super) users: HashMap<Arc<str>, Queue>,
-    /// Everything that there was at some time since the start is read.
+    /// Of a bounded input: the offset that it ends at, and whether that is reached.
+    pub(super) bound: Option<i64>,
     pub(super) ended: bool,
     /// What the last checkpoint said.
     pub(super) committed: i64,
@@ -82,10 +86,52 @@ impl Partition {
             late,
             decided_below,
             users: HashMap::new(),
+            bound: None,
             ended: false,
             committed: start,
             marks: BTreeMap::new(),
         }
+    }
+
+    /// How many runs of offsets a checkpoint would list now.
+    fn runs(&mut self) -> usize {
+        let restart = self.progress.restart_offset();
+        self.rejected.forget_below(restart);
+        self.late.forget_below(restart);
+        self.rejected.len() + self.late.len()
+    }
+
+    /// Closes the windows that hold the restart offset back while the next checkpoint would list more than `most` runs:
+    /// those that keep the lower half of them listed.
+    pub(super) fn keep_checkpoint_small(&mut self, most: usize, closed: &mut Vec<Closed>) {
+        if self.runs() <= most {
+            return;
+        }
+        let middle = |set: &OffsetSet| set.runs().nth(set.len() / 2).map(|(first, _)| first);
+        let below = middle(&self.rejected).max(middle(&self.late));
+        self.windows.close_below(below.unwrap_or(i64::MIN), closed);
+    }
+
+    /// Whether nothing more may be read here until some of what was read is settled.
+    ///
+    /// This is what bounds the checkpoint. Reading a record adds one run at the most, to one of the two sets, so with a
+    /// message of at most 10,000 records behind the last look the sets have at most `2 * most + 10_000` runs from
+    /// reading. What the gate refuses later adds a run at the most for each event that was open or waited then; the
+    /// oldest go first and the windows that keep the lower runs listed are closed by then, so such runs melt into each
+    /// other and fall below the restart offset. A run is two small numbers of one to three bytes each. What is read
+    /// again is listed already: only a change of the rules between two starts adds to it, hence the larger limit there,
+    /// without which a checkpoint at its limit could be read again one event at a time only.
+    ///
+    /// It is no deadlock: what is unsettled waits for the engine, or is in a window, and a window closes by age if not
+    /// before. With nothing unsettled every listed offset below what is read next is forgotten, and reading goes on.
+    pub(super) fn full(&mut self, most: usize) -> bool {
+        let (restart, next) = (self.progress.restart_offset(), self.progress.next_offset());
+        let most = if next < self.decided_below {
+            3 * most
+        } else {
+            2 * most
+        };
+        restart < next && (next - restart > MOST_OPEN || self.runs() > most)
     }
 
     pub(super) fn checkpoint(
@@ -147,13 +193,13 @@ impl Partition {
 
     /// Where a user stands among those that wait: by the oldest of what waits.
     pub(super) fn rank(&self, user: &str) -> Option<u64> {
-        let lowest = self.users.get(user)?.lowest()?;
+        let lowest = self.users.get(user)?.waiting.lowest()?;
         Some(self.mark_of(lowest).map_or(0, |m| m.sequence))
     }
 
     /// The user's lowest offset that was read and is neither folded nor given up.
     pub(super) fn lowest_unfolded(&self, user: &str) -> Option<i64> {
-        let waiting = self.users.get(user).and_then(Queue::lowest);
+        let waiting = self.users.get(user).and_then(|q| q.waiting.lowest());
         [self.windows.lowest_open(user), waiting]
             .into_iter()
             .flatten()

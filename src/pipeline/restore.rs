@@ -14,6 +14,10 @@ pub(super) struct Restored {
     pub(super) partition: i32,
     /// The first offset to read.
     pub(super) start: i64,
+    /// Whether the group had committed that offset.
+    pub(super) committed: bool,
+    /// Where the input ended when the partition was assigned.
+    pub(super) end: i64,
     pub(super) checkpoint: Option<proto::Checkpoint>,
 }
 
@@ -188,6 +192,8 @@ fn begin(config: &Config, store: &Store, assigned: &Assigned) -> Result<Restored
     Ok(Restored {
         partition,
         start,
+        committed: assigned.committed,
+        end: assigned.high,
         checkpoint,
     })
 }

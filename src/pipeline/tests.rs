@@ -174,6 +174,7 @@ impl World {
             commit_updates: 50,
             open_bytes: 1 << 20,
             waiting_bytes: 1 << 20,
+            checkpoint_runs: CHECKPOINT_RUNS,
             shutdown_timeout: Duration::from_secs(20),
             restore_timeout: Duration::from_secs(20),
             stop_at_end: true,
@@ -456,6 +457,167 @@ fn an_engine_that_is_away_costs_no_event() {
     let status = world.run(&world.config(), Arc::new(engine)).unwrap();
     assert_eq!(status.dead_lettered, 0);
     world.all_folded();
+}
+
+/// Users of partition 0.
+fn neighbours() -> impl Iterator<Item = String> {
+    (0..)
+        .map(|n| format!("user{n}"))
+        .filter(|u| Partitioner::Murmur2.partition(u.as_bytes(), PARTITIONS) == Some(0))
+}
+
+/// Every second event is given up while the windows of the others stay open.
+fn checkpoint_stays_small(engine: Scripted) {
+    const PAIRS: usize = 250;
+    let world = World::new();
+    let producer: BaseProducer = ClientConfig::new()
+        .set("bootstrap.servers", world.cluster.bootstrap_servers())
+        .create()
+        .unwrap();
+    for user in neighbours().take(PAIRS) {
+        for value in [format!(r#"{{"user":"{user}","time":1000000}}"#), "{".into()] {
+            let record = BaseRecord::to("in").partition(0).key(&user);
+            producer.send(record.payload(&value)).unwrap();
+        }
+    }
+    producer.flush(Duration::from_secs(20)).unwrap();
+    let mut config = world.config();
+    config.checkpoint_runs = 8;
+    config.commit_interval = Duration::from_millis(20);
+    config.source.batch = 10;
+    let status = world.run(&config, Arc::new(engine)).unwrap();
+    let (folded, dead) = (status.events_committed, status.dead_lettered);
+    assert_eq!((folded, dead), (PAIRS as u64, PAIRS as u64));
+    world.verify();
+    let largest = world.read("checkpoints").into_iter().map(|record| {
+        let checkpoint = codec::decode_checkpoint(&record.value.unwrap()).unwrap();
+        checkpoint.rejected.len() / 2 + checkpoint.late.len() / 2
+    });
+    let largest = largest.max().unwrap();
+    assert!(largest <= 2 * 8 + 10, "{largest} runs in a checkpoint");
+    let closed = world.read("changes").into_iter().filter(|record| {
+        let change = codec::decode_change(record.value.as_ref().unwrap()).unwrap();
+        change.window.unwrap().close_reason == "checkpoint"
+    });
+    assert!(closed.count() > PAIRS / 2);
+}
+
+#[test]
+fn windows_that_hold_the_restart_offset_back_close_before_the_checkpoint_is_too_large() {
+    checkpoint_stays_small(Scripted::new(8));
+}
+
+#[test]
+fn reading_rests_while_the_engine_is_away_and_a_checkpoint_is_full() {
+    checkpoint_stays_small(Scripted::with(8, |_, call| {
+        let away = crate::engine::Error::Unavailable {
+            reason: "away".into(),
+            retry_after: None,
+        };
+        if call < 1000 {
+            Script::Fail(away)
+        } else {
+            Script::Answer
+        }
+    }));
+}
+
+#[test]
+fn a_bounded_run_ends_where_the_input_ended_at_its_start_though_more_is_written() {
+    let mut world = World::new();
+    world.produce(&borrowed(&events(7, 11)));
+    let producer: BaseProducer = ClientConfig::new()
+        .set("bootstrap.servers", world.cluster.bootstrap_servers())
+        .create()
+        .unwrap();
+    let mut later = BTreeMap::<i32, i64>::new();
+    let ended = std::sync::atomic::AtomicBool::new(false);
+    let config = world.config();
+    std::thread::scope(|scope| {
+        let writing = scope.spawn(|| {
+            for round in 0.. {
+                for user in 0..7 {
+                    let user = format!("user{user}");
+                    let home = Partitioner::Murmur2.partition(user.as_bytes(), PARTITIONS);
+                    let home = home.unwrap();
+                    let value = format!(r#"{{"user":"{user}","time":{}}}"#, 1_040_000 + round);
+                    let record = BaseRecord::to("in").partition(home).key(&user);
+                    producer.send(record.payload(&value)).unwrap();
+                    *later.entry(home).or_default() += 1;
+                }
+                producer.flush(Duration::from_secs(20)).unwrap();
+                std::thread::sleep(Duration::from_millis(5));
+                if ended.load(std::sync::atomic::Ordering::SeqCst) {
+                    break;
+                }
+            }
+        });
+        // Never done with all that there is at a moment.
+        let slow = Scripted::with(1, |_, _| {
+            Script::After(Duration::from_millis(200), Box::new(Script::Answer))
+        });
+        let status = world.run(&config, Arc::new(slow));
+        ended.store(true, std::sync::atomic::Ordering::SeqCst);
+        writing.join().unwrap();
+        assert!(status.unwrap().events_committed >= 77);
+    });
+    for (partition, count) in later {
+        *world.produced.entry(partition).or_default() += count;
+    }
+    let rest = world.run(&config, Arc::new(Scripted::new(3))).unwrap();
+    assert!(
+        rest.events_committed > 0,
+        "it went on with what was written"
+    );
+    world.all_folded();
+}
+
+#[test]
+fn an_event_that_is_folded_is_no_dead_letter_under_new_rules() {
+    let mut world = World::new();
+    world.produce(&borrowed(&events(7, 11)));
+    let mut config = world.config();
+    config.max_updates = Some(9);
+    world.run(&config, Arc::new(Scripted::new(2))).unwrap();
+    let before = world.verify();
+    // No event passes any more.
+    let mut strict = world.config();
+    strict.codec.max_event_bytes = 10;
+    let status = world.run(&strict, Arc::new(Scripted::new(2))).unwrap();
+    assert!(status.skipped > 0, "nothing folded was read again");
+    for dead in world.read("dead") {
+        let at = |name: &str| dead.headers[name].parse::<i64>().unwrap();
+        let partition = i32::try_from(at("limn-partition")).unwrap();
+        let folded = before.folded.get(&partition);
+        let twice = folded.is_some_and(|f| f.contains(at("limn-offset")));
+        assert!(!twice, "{partition}:{} is folded", at("limn-offset"));
+    }
+    let folded = before.folded.values().flat_map(|f| f.runs());
+    let folded: i64 = folded.map(|(first, end)| end - first).sum();
+    let dead = i64::try_from(status.dead_lettered).unwrap();
+    assert_eq!(folded + dead, 77);
+}
+
+#[test]
+fn a_pipeline_that_has_not_turned_for_long_is_not_alive() {
+    let turned = |seconds| Status {
+        turned: Instant::now().checked_sub(Duration::from_secs(seconds)),
+        ..Status::default()
+    };
+    assert_eq!(turned(1).alive(), Ok(()));
+    let why = turned(31).alive().unwrap_err();
+    assert!(why.contains("not moved for 31 seconds"), "{why}");
+    // Brokers that are away, or a model that is loaded, are no standstill.
+    assert_eq!(Status::default().alive(), Ok(()));
+}
+
+#[tokio::test]
+async fn a_transaction_that_takes_its_time_is_no_standstill() {
+    let (status, shown) = watch::channel(Status::default());
+    let mut seen = shown.clone();
+    let transaction = async { seen.wait_for(|s| s.turned.is_some()).await.is_ok() };
+    assert!(flow::turning(&status, transaction).await);
+    assert_eq!(shown.borrow().alive(), Ok(()));
 }
 
 #[test]

@@ -1,13 +1,16 @@
-//! What of the input changes by itself, asked now and then: where its partitions end, which tells how far the group is
-//! behind, also while the input rests; and how many there are.
+//! What of the input changes by itself, asked now and then: where its partitions end and how old what is unread there is,
+//! which tells how far the group is behind, also while the input rests; and how many partitions there are.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicI32, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::error::{KafkaError, KafkaResult};
+use rdkafka::message::Message as _;
+use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 
 use super::restore::count;
 use super::{Config, Error};
@@ -17,18 +20,29 @@ const EVERY: Duration = Duration::from_secs(5);
 /// How long the brokers may take for one.
 const WAIT: Duration = Duration::from_secs(5);
 
+/// What is known of a partition.
+#[derive(Debug, Clone, Copy, Default)]
+struct Known {
+    /// Its last stable offset.
+    end: Option<i64>,
+    /// The next offset that will be read, where someone wants to know how old the record there is.
+    next: Option<i64>,
+    /// The first record at or behind an offset that was asked for: that offset, and Kafka's timestamp of the record.
+    unread: Option<(i64, i64)>,
+}
+
+#[derive(Default)]
+struct Told {
+    known: Mutex<HashMap<i32, Known>>,
+    /// How many partitions the topic has; 0: not known yet.
+    partitions: AtomicI32,
+}
+
 /// Asks with a client of its own, on a thread of its own: the polling thread waits for nobody, and a broker that does not
 /// answer keeps no one from leaving the group. Dropping it ends the thread at its next question.
 pub struct Ends {
     told: Arc<Told>,
     wanted: Sender<Vec<i32>>,
-}
-
-#[derive(Default)]
-struct Told {
-    ends: Mutex<HashMap<i32, i64>>,
-    /// How many partitions the topic has; 0: not known yet.
-    partitions: AtomicI32,
 }
 
 impl Ends {
@@ -37,7 +51,15 @@ impl Ends {
     /// # Errors
     /// [`Error::Kafka`] where a property is wrong or the thread cannot be made.
     pub fn start(config: &Config) -> Result<Self, Error> {
-        let client = super::restore::client(&config.properties, &config.group, "read_committed")?;
+        let mut properties = config.properties.clone();
+        // One record is wanted at a time, not what stands behind it.
+        for (name, value) in [
+            ("queued.min.messages", "1"),
+            ("fetch.message.max.bytes", "65536"),
+        ] {
+            properties.push((name.to_owned(), value.to_owned()));
+        }
+        let client = super::restore::client(&properties, &config.group, "read_committed")?;
         let told = Arc::<Told>::default();
         let (wanted, asked) = channel();
         let (telling, topic) = (Arc::clone(&told), config.topic.clone());
@@ -53,14 +75,17 @@ impl Ends {
 
     /// Asks for these partitions from now on.
     pub fn of(&self, partitions: Vec<i32>) {
-        self.known().retain(|number, _| partitions.contains(number));
+        self.told
+            .lock()
+            .retain(|number, _| partitions.contains(number));
         // The thread ends before this only with the process.
         let _ = self.wanted.send(partitions);
     }
 
-    /// The last stable offset of each partition, as far as it was told.
-    pub fn known(&self) -> MutexGuard<'_, HashMap<i32, i64>> {
-        self.told.ends()
+    /// The last stable offset of a partition, as far as it was told.
+    #[must_use]
+    pub fn end(&self, partition: i32) -> Option<i64> {
+        self.told.lock().get(&partition)?.end
     }
 
     /// How many partitions the topic had when they were counted last; `None` where they were not yet.
@@ -68,11 +93,24 @@ impl Ends {
     pub fn partitions(&self) -> Option<i32> {
         Some(self.told.partitions.load(Ordering::Relaxed)).filter(|&count| count > 0)
     }
+
+    /// When the record was written that is to be read next, at `next` or behind, by Kafka's timestamp. `None`: there is
+    /// none as far as is known, or the answer is still to come.
+    #[must_use]
+    pub fn unread_ms(&self, partition: i32, next: i64) -> Option<i64> {
+        let mut known = self.told.lock();
+        let known = known.entry(partition).or_default();
+        known.next = Some(next);
+        known.end.filter(|&end| end > next)?;
+        let (asked, timestamp_ms) = known.unread?;
+        // What was asked for another offset is of a record that has been read meanwhile.
+        (asked == next).then_some(timestamp_ms)
+    }
 }
 
 impl Told {
-    fn ends(&self) -> MutexGuard<'_, HashMap<i32, i64>> {
-        self.ends.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, HashMap<i32, Known>> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -84,25 +122,69 @@ fn ask(client: &BaseConsumer, topic: &str, asked: &Receiver<Vec<i32>>, told: &To
             Err(RecvTimeoutError::Timeout) => {}
             Err(RecvTimeoutError::Disconnected) => return,
         }
-        let mut ends = HashMap::with_capacity(wanted.len());
         for &partition in &wanted {
-            match client.fetch_watermarks(topic, partition, WAIT) {
-                Ok((_, end)) => drop(ends.insert(partition, end)),
-                // The next answer will do; the source tells when the brokers are away for good.
-                Err(error) => {
-                    tracing::debug!(%error, partition, "asking where a partition ends");
-                    break;
-                }
+            // The next answer will do; the source tells when the brokers are away for good.
+            if let Err(error) = look(client, topic, partition, told) {
+                tracing::debug!(%error, partition, "asking where a partition ends");
+                break;
             }
         }
-        {
-            // A newer question makes this answer void.
-            let mut known = told.ends();
-            known.extend(ends);
-            known.retain(|number, _| wanted.contains(number));
-        }
+        told.lock().retain(|number, _| wanted.contains(number));
         if let Ok(count) = count(client, topic, WAIT) {
             told.partitions.store(count, Ordering::Relaxed);
         }
     }
+}
+
+/// Asks for one partition, without the lock: nobody waits for the brokers.
+fn look(client: &BaseConsumer, topic: &str, partition: i32, told: &Told) -> KafkaResult<()> {
+    let (_, end) = client.fetch_watermarks(topic, partition, WAIT)?;
+    let next = {
+        let mut told = told.lock();
+        let known = told.entry(partition).or_default();
+        known.end = Some(end);
+        let told_already = known.unread.map(|(asked, _)| asked);
+        // Taken: it is asked again as long as it is of interest.
+        known
+            .next
+            .take()
+            .filter(|&next| next < end && told_already != Some(next))
+    };
+    if let Some(next) = next {
+        let written = timestamp(client, topic, partition, next)?;
+        if let Some(known) = told.lock().get_mut(&partition) {
+            known.unread = written.map(|at| (next, at));
+        }
+    }
+    Ok(())
+}
+
+/// Kafka's timestamp of the first record at or behind `offset`; `None` where there is none to be had.
+fn timestamp(
+    client: &BaseConsumer,
+    topic: &str,
+    partition: i32,
+    offset: i64,
+) -> KafkaResult<Option<i64>> {
+    let mut from = TopicPartitionList::new();
+    from.add_partition_offset(topic, partition, Offset::Offset(offset))?;
+    client.assign(&from)?;
+    let until = Instant::now() + WAIT;
+    let mut found = Ok(None);
+    while Instant::now() < until {
+        match client.poll(Duration::from_millis(100)) {
+            Some(Ok(message)) => {
+                found = Ok(message.timestamp().to_millis().filter(|&ms| ms > 0));
+                break;
+            }
+            Some(Err(KafkaError::PartitionEOF(_))) => break,
+            Some(Err(error)) => {
+                found = Err(error);
+                break;
+            }
+            None => {}
+        }
+    }
+    client.unassign()?;
+    found
 }

@@ -1,4 +1,6 @@
-//! The polling thread: one consumer, polled without a pause whatever the rest of the pipeline does.
+//! The polling thread: one consumer, polled whatever the rest of the pipeline does. Where nobody takes what was read, it
+//! waits for half a second; then the partitions rest and it polls on, for the sake of its place in the group. Only in a
+//! rebalance it waits for the owner of the state, as long as that takes.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -13,7 +15,7 @@ use rdkafka::message::{BorrowedMessage, Headers, Message as _};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use tokio::sync::mpsc::Sender;
 
-use super::rebalance::{Context, Flow};
+use super::rebalance::{Context, FULL, Flow, Passed};
 use super::{Config, Error, Message, Read};
 use crate::event::Record;
 
@@ -21,6 +23,9 @@ use crate::event::Record;
 const POLL: Duration = Duration::from_millis(20);
 /// How long a seek may take; it is answered by the client's own threads.
 const SEEK: Duration = Duration::from_secs(10);
+
+/// How long the channel may be full before the partitions rest: to pause them throws away what was fetched.
+const PATIENCE: Duration = Duration::from_millis(500);
 
 /// One question for the topic; a source that is dropped meanwhile waits so long at most.
 const ASK: Duration = Duration::from_secs(1);
@@ -34,6 +39,7 @@ const BATCH_BYTES: usize = 1 << 20;
 enum Command {
     Ready(Vec<(i32, i64)>),
     Pause(Paused),
+    Finish(i32),
 }
 
 /// Whether the input rests. A paused source goes on polling, so that the group does not take it for dead.
@@ -112,6 +118,11 @@ impl<D: Send + 'static> Kafka<D> {
         self.command(Command::Pause(paused));
     }
 
+    /// Nothing more of this partition is wanted until it is assigned again.
+    pub fn finish(&self, partition: i32) {
+        self.command(Command::Finish(partition));
+    }
+
     /// This member's standing in the group, for the transaction; `None` while there is none.
     #[must_use]
     pub fn group_metadata(&self) -> Option<ConsumerGroupMetadata> {
@@ -155,6 +166,7 @@ impl<D: Send + 'static, F: FnMut(i32, i64, Option<i64>, Record) -> D> Reader<D, 
                 return;
             }
         }
+        let mut full_since = None;
         loop {
             match inbox.try_recv() {
                 Ok(command) => {
@@ -167,21 +179,75 @@ impl<D: Send + 'static, F: FnMut(i32, i64, Option<i64>, Record) -> D> Reader<D, 
                 Err(TryRecvError::Disconnected) => return,
                 Err(TryRecvError::Empty) => {}
             }
-            // With records in hand only what is there already is taken, then they are passed on.
-            let holding = !context.state().batch.is_empty();
-            let wait = if holding { Duration::ZERO } else { POLL };
-            let going_on = match consumer.poll(wait) {
-                None => context.flush(),
-                Some(Ok(message)) => {
-                    let full = self.take(&context, &message);
-                    !full || context.flush()
+            let resting = match context.pass_on() {
+                Passed::Gone => return,
+                Passed::All => {
+                    full_since = None;
+                    false
                 }
-                Some(Err(error)) => self.told(&context, error),
+                Passed::Full => {
+                    let since = *full_since.get_or_insert_with(Instant::now);
+                    if since.elapsed() < PATIENCE {
+                        std::thread::sleep(FULL);
+                        continue;
+                    }
+                    true
+                }
             };
-            if !going_on {
+            if let Err(error) = self.rest(resting) {
+                context.tell(Message::Failed(error));
                 return;
             }
+            // With records in hand only what is there already is taken, then they are passed on.
+            let holding = !context.state().batch.is_empty() && !resting;
+            let wait = if holding { Duration::ZERO } else { POLL };
+            match consumer.poll(wait) {
+                None => context.bundle(),
+                Some(Ok(message)) => {
+                    if self.take(&context, &message) {
+                        context.bundle();
+                    }
+                }
+                Some(Err(error)) => {
+                    if !self.told(&context, error) {
+                        return;
+                    }
+                }
+            }
         }
+    }
+
+    /// Lets the partitions rest while the channel is full, and wakes them when it is not.
+    fn rest(&self, resting: bool) -> Result<(), Error> {
+        let changed = {
+            let mut state = self.consumer.client().context().state();
+            std::mem::replace(&mut state.resting, resting) != resting
+        };
+        if changed {
+            self.pause_or_resume()
+        } else {
+            Ok(())
+        }
+    }
+
+    /// Pauses or resumes what is open, as the state says.
+    fn pause_or_resume(&self) -> Result<(), Error> {
+        let mut open = TopicPartitionList::new();
+        let still = {
+            let state = self.consumer.client().context().state();
+            for (&partition, flow) in &state.flows {
+                if matches!(flow, Flow::Open(_)) {
+                    open.add_partition(&self.topic, partition);
+                }
+            }
+            state.paused || state.resting
+        };
+        if still {
+            self.consumer.pause(&open)
+        } else {
+            self.consumer.resume(&open)
+        }
+        .map_err(Error::kafka("pausing"))
     }
 
     /// Subscribes once the topic is known to exist; whether to go on. Under `group.protocol=consumer` a subscription to a
@@ -254,14 +320,14 @@ impl<D: Send + 'static, F: FnMut(i32, i64, Option<i64>, Record) -> D> Reader<D, 
         match error {
             KafkaError::PartitionEOF(partition) => {
                 let flow = context.state().flows.get(&partition).copied();
-                match flow {
-                    Some(Flow::Open(next)) => context.tell(Message::End {
+                if let Some(Flow::Open(next)) = flow {
+                    context.put(Message::End {
                         partition,
                         // Before the first record there is no position, only the start.
                         position: self.position(partition).map_or(next, |p| p.max(next)),
-                    }),
-                    _ => true,
+                    });
                 }
+                true
             }
             // librdkafka goes on trying by itself after these, and says so in its log.
             KafkaError::MessageConsumption(
@@ -337,7 +403,7 @@ impl<D: Send + 'static, F: FnMut(i32, i64, Option<i64>, Record) -> D> Reader<D, 
                             state.flows.insert(element.partition(), Flow::Open(start));
                         }
                     }
-                    state.paused
+                    state.paused || state.resting
                 };
                 if paused {
                     return Ok(());
@@ -347,21 +413,18 @@ impl<D: Send + 'static, F: FnMut(i32, i64, Option<i64>, Record) -> D> Reader<D, 
                     .map_err(Error::kafka("opening a partition"))
             }
             Command::Pause(wanted) => {
-                let mut open = TopicPartitionList::new();
-                {
-                    let mut state = context.state();
-                    state.paused = wanted == Paused::Yes;
-                    for (&partition, flow) in &state.flows {
-                        if matches!(flow, Flow::Open(_)) {
-                            open.add_partition(&self.topic, partition);
-                        }
-                    }
+                context.state().paused = wanted == Paused::Yes;
+                self.pause_or_resume()
+            }
+            Command::Finish(partition) => {
+                let mut finished = TopicPartitionList::new();
+                if let Some(flow) = context.state().flows.get_mut(&partition) {
+                    *flow = Flow::Held;
+                    finished.add_partition(&self.topic, partition);
                 }
-                match wanted {
-                    Paused::Yes => self.consumer.pause(&open),
-                    Paused::No => self.consumer.resume(&open),
-                }
-                .map_err(Error::kafka("pausing"))
+                self.consumer
+                    .pause(&finished)
+                    .map_err(Error::kafka("closing a partition"))
             }
         }
     }

@@ -3,7 +3,7 @@
 //! The callbacks run inside `poll`, on the polling thread. They share [`State`] with it, so that a message about an
 //! assignment stands behind every record that was read before it.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{RecvTimeoutError, sync_channel};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -20,7 +20,7 @@ use tokio::sync::mpsc::error::TrySendError;
 use super::{Assigned, Config, Error, Message, Read, Start};
 
 /// How often a full channel is tried again.
-const FULL: Duration = Duration::from_millis(1);
+pub(super) const FULL: Duration = Duration::from_millis(1);
 /// How often it is looked whether the source is being dropped while an acknowledgement is waited for.
 const CLOSING: Duration = Duration::from_millis(20);
 
@@ -38,8 +38,23 @@ pub(super) struct State<D> {
     pub(super) batch: Vec<Read<D>>,
     /// Bytes of the keys and values in the batch.
     pub(super) bytes: usize,
-    /// Everything is paused because the engine is behind.
+    /// What the channel had no room for yet, in order.
+    outbox: VecDeque<Message<D>>,
+    /// Everything is paused because the engine is behind …
     pub(super) paused: bool,
+    /// … or because the channel has been full for a while.
+    pub(super) resting: bool,
+}
+
+/// What became of the outbox.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Passed {
+    /// It is empty.
+    All,
+    /// The channel is full.
+    Full,
+    /// Nobody listens any more.
+    Gone,
 }
 
 pub(super) struct Context<D> {
@@ -55,7 +70,9 @@ impl<D: Send + 'static> Context<D> {
             flows: HashMap::new(),
             batch: Vec::new(),
             bytes: 0,
+            outbox: VecDeque::new(),
             paused: false,
+            resting: false,
         };
         Self {
             config,
@@ -74,33 +91,52 @@ impl<D: Send + 'static> Context<D> {
         self.closing.store(true, Ordering::Release);
     }
 
-    /// Passes a message on behind the records read so far; false where nobody listens any more.
-    pub(super) fn tell(&self, message: Message<D>) -> bool {
-        self.flush() && self.send(message)
-    }
-
-    /// Waits for room, but not beyond the source's end: its owner may be the one who would have made it. The last
+    /// Passes a message on behind the records read so far, and waits until it is; false where nobody listens any more.
+    ///
+    /// It waits for room, but not beyond the source's end: its owner may be the one who would have made it. The last
     /// callbacks run on the thread that drops the source, where a runtime forbids blocking; so it is not tokio that waits.
-    fn send(&self, mut message: Message<D>) -> bool {
+    pub(super) fn tell(&self, message: Message<D>) -> bool {
+        self.put(message);
         while !self.closing.load(Ordering::Acquire) {
-            match self.out.try_send(message) {
-                Ok(()) => return true,
-                Err(TrySendError::Closed(_)) => return false,
-                Err(TrySendError::Full(back)) => message = back,
+            match self.pass_on() {
+                Passed::All => return true,
+                Passed::Gone => return false,
+                Passed::Full => std::thread::sleep(FULL),
             }
-            std::thread::sleep(FULL);
         }
         false
     }
 
-    /// Passes the records read so far on; false where nobody listens any more.
-    pub(super) fn flush(&self) -> bool {
-        let batch = {
-            let mut state = self.state();
-            state.bytes = 0;
-            std::mem::take(&mut state.batch)
-        };
-        batch.is_empty() || self.send(Message::Records(batch))
+    /// The same without waiting.
+    pub(super) fn put(&self, message: Message<D>) {
+        self.bundle();
+        self.state().outbox.push_back(message);
+    }
+
+    /// Makes a message of the records read so far.
+    pub(super) fn bundle(&self) {
+        let mut state = self.state();
+        state.bytes = 0;
+        let batch = std::mem::take(&mut state.batch);
+        if !batch.is_empty() {
+            state.outbox.push_back(Message::Records(batch));
+        }
+    }
+
+    /// Passes on what there is room for.
+    pub(super) fn pass_on(&self) -> Passed {
+        let mut state = self.state();
+        while let Some(message) = state.outbox.pop_front() {
+            match self.out.try_send(message) {
+                Ok(()) => {}
+                Err(TrySendError::Closed(_)) => return Passed::Gone,
+                Err(TrySendError::Full(back)) => {
+                    state.outbox.push_front(back);
+                    return Passed::Full;
+                }
+            }
+        }
+        Passed::All
     }
 
     fn assigned(&self, consumer: &BaseConsumer<Self>, gained: &TopicPartitionList) {
@@ -199,6 +235,16 @@ impl<D: Send + 'static> Context<D> {
             let mut state = self.state();
             // What was read of them and not passed on yet is not ours to fold any more.
             state.batch.retain(|r| !partitions.contains(&r.partition));
+            for message in &mut state.outbox {
+                if let Message::Records(records) = message {
+                    records.retain(|r| !partitions.contains(&r.partition));
+                }
+            }
+            state.outbox.retain(|message| match message {
+                Message::Records(records) => !records.is_empty(),
+                Message::End { partition, .. } => !partitions.contains(partition),
+                _ => true,
+            });
             state.flows.retain(|p, _| !partitions.contains(p));
         }
         // The owner of the state acknowledges, or is gone, which drops the sender, or drops the source: this returns.

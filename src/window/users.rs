@@ -207,17 +207,23 @@ impl Users {
         }
     }
 
-    /// Closes the window with the lowest offset of all, for memory's sake. Says whether there was one.
-    pub(super) fn close_oldest(&mut self, closed: &mut Vec<Closed>) -> bool {
-        while let Some((key, name)) = self.oldest.first() {
+    /// Closes the window with the lowest offset of all, if that is below `below`. Says whether there was one.
+    pub(super) fn close_oldest(
+        &mut self,
+        below: i64,
+        reason: CloseReason,
+        closed: &mut Vec<Closed>,
+    ) -> bool {
+        while let Some((key, name)) = self.oldest.first()
+            && key < below
+        {
             let name = Arc::clone(name);
             let Some(user) = self.users.get_mut(&name) else {
                 break;
             };
             let lowest = user.lowest().unwrap_or(i64::MAX);
             if let Some(index) = user.windows.iter().position(|w| w.lowest <= key) {
-                let (order, memory) = (CloseReason::Order, CloseReason::Memory);
-                self.close_front(&name, index + 1, order, memory, closed);
+                self.close_front(&name, index + 1, CloseReason::Order, reason, closed);
                 return true;
             }
             self.oldest.set(&name, &mut user.oldest, lowest);

@@ -151,7 +151,11 @@ impl Broker {
         for result in results {
             result.unwrap_or_else(|(name, error)| panic!("creating {name}: {error}"));
         }
-        // The answer comes before every broker cache has the topic: wait until it can be asked about.
+        self.known(name, partitions);
+    }
+
+    /// Waits until a new topic can be asked about: the answer to its creation comes before every broker cache has it.
+    pub fn known(&self, name: &str, partitions: i32) {
         let client = self.reader("read_uncommitted");
         eventually("the new topic's metadata", || {
             let metadata = client.fetch_metadata(Some(name), ATTEMPT).ok()?;

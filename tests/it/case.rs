@@ -162,7 +162,18 @@ impl<'a> Case<'a> {
     }
 
     pub fn topics(&self) -> Output {
-        self.limn("topics", "a").output().unwrap()
+        let output = self.limn("topics", "a").output().unwrap();
+        if output.status.success() {
+            self.known(broker::shared());
+        }
+        output
+    }
+
+    /// Waits until the output topics can be asked about.
+    pub fn known(&self, broker: &Broker) {
+        for kind in ["changes", "profiles", "checkpoints", "dead"] {
+            broker.known(&self.topic(kind), PARTITIONS);
+        }
     }
 
     pub fn start(&self, folder: &str) -> Instance {

@@ -4,6 +4,7 @@ mod broker;
 mod case;
 mod commit;
 mod deploy;
+mod group;
 mod http;
 mod rebalance;
 mod service;

@@ -279,7 +279,7 @@ fn hand_over(properties: &[(&str, &str)]) {
                         "two own {}",
                         a.partition
                     );
-                    assert_eq!((a.start, a.committed), (5, true));
+                    assert_eq!((a.start, a.committed, a.high), (5, true, 8));
                     assert_eq!(taken.replace(a.partition), None);
                 }
             }
@@ -301,6 +301,24 @@ fn hand_over(properties: &[(&str, &str)]) {
             Message::Failed(error) => panic!("{error}"),
             _ => {}
         }
+    }
+}
+
+#[test]
+fn a_channel_that_is_full_for_long_costs_no_place_in_the_group() {
+    let case = Case::on(shared(), 300);
+    let mut member = case.join(&[
+        ("session.timeout.ms", "1500"),
+        ("heartbeat.interval.ms", "300"),
+        ("max.poll.interval.ms", "2000"),
+    ]);
+    member.own_both();
+    // The channel holds a seventh of it. Who does not poll for two seconds is taken for dead.
+    std::thread::sleep(Duration::from_secs(5));
+    let read = member.read_to(&[(0, 300), (1, 300)]);
+    for partition in 0..2 {
+        let offsets = read.iter().filter(|r| r.0 == partition).map(|r| r.1);
+        assert!(offsets.eq(0..300), "partition {partition}");
     }
 }
 

@@ -4,10 +4,10 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::sync::mpsc::SyncSender;
 
-use super::super::partition::{Partition, bytes};
+use super::super::partition::Partition;
 use super::super::restore::{Restored, restore};
 use super::super::{Error, Phase};
-use super::Flow;
+use super::{Flow, turning};
 use crate::source::Assigned;
 
 impl Flow<'_> {
@@ -20,6 +20,9 @@ impl Flow<'_> {
             return;
         }
         self.restoring.extend(&assigned);
+        self.gained
+            .extend(assigned.iter().map(|a| (a.partition, a.start)));
+        self.owned();
         self.epoch += 1;
         let (epoch, rebuild) = (self.epoch, self.rebuild);
         let (config, store) = (self.config.clone(), Arc::clone(&self.parts.store));
@@ -40,18 +43,25 @@ impl Flow<'_> {
     pub(super) fn restored(&mut self, epoch: u64, restored: Vec<Restored>) {
         let mut ready = Vec::with_capacity(restored.len());
         for restored in restored {
-            let partition = Partition::new(Arc::clone(&self.window), &restored, epoch);
+            let mut partition = Partition::new(Arc::clone(&self.window), &restored, epoch);
+            partition.bound = self.config.stop_at_end.then_some(restored.end);
             tracing::info!(
                 partition = restored.partition,
                 start = restored.start,
                 "partition restored"
             );
             self.restoring.retain(|a| a.partition != restored.partition);
-            ready.push((restored.partition, restored.start));
+            if restored.committed {
+                ready.push((restored.partition, restored.start));
+            } else {
+                self.pending.begin(restored.partition, restored.start);
+            }
+            self.gained.remove(&restored.partition);
             self.partitions.insert(restored.partition, partition);
         }
         self.source.ready(ready);
         self.owned();
+        self.pause_or_resume();
         if self.drain_until.is_none() && self.restores.is_empty() {
             self.parts.status.send_modify(|s| s.phase = Phase::Running);
         }
@@ -81,27 +91,29 @@ impl Flow<'_> {
             if !self.sink.busy() {
                 self.commit()?;
             }
-            let committed = self.sink.committed().await?;
+            // A transaction that hangs ends by its time-outs.
+            let committed = turning(&self.parts.status, self.sink.committed()).await?;
             self.committed(committed);
         }
+        self.forget_held(&partitions);
         for number in partitions {
+            self.gained.remove(&number);
             let Some(partition) = self.partitions.remove(&number) else {
                 continue;
             };
             for queue in partition.users.into_values() {
+                self.waiting_bytes -= queue.waiting.bytes();
                 if let Some(running) = queue.running {
-                    running.abort();
+                    self.waiting_bytes -= running.bytes;
+                    running.task.abort();
                 }
-                self.waiting_bytes -= queue
-                    .waiting
-                    .iter()
-                    .map(|w| bytes(&w.events))
-                    .sum::<usize>();
             }
             self.ready.retain(|(_, p, _)| *p != number);
             self.uncommitted.retain(|(p, _), _| *p != number);
         }
         self.owned();
+        // What waited here may have been what the input rested for.
+        self.pause_or_resume();
         if !cut_off.is_empty() {
             // A cooperative rebalance leaves them assigned, and held until they are restored: nobody would tell of them again.
             self.assigned(cut_off);
@@ -123,7 +135,9 @@ impl Flow<'_> {
     fn owned(&self) {
         let mut owned: Vec<i32> = self.partitions.keys().copied().collect();
         owned.sort_unstable();
-        self.ends.of(owned.clone());
+        let restoring = self.gained.keys().copied();
+        self.ends
+            .of(owned.iter().copied().chain(restoring).collect());
         self.parts
             .status
             .send_modify(|s| s.partitions = owned.into());
@@ -131,7 +145,10 @@ impl Flow<'_> {
 
     pub(super) async fn give_up_restores(&mut self) {
         self.cancelled.store(true, Ordering::Relaxed);
-        while self.restores.join_next().await.is_some() {}
+        while turning(&self.parts.status, self.restores.join_next())
+            .await
+            .is_some()
+        {}
         self.cancelled = Arc::default();
     }
 }

@@ -17,7 +17,7 @@ impl Flow<'_> {
     pub(super) fn records(&mut self, records: Vec<Read<Incoming>>) -> Result<(), Error> {
         let now = self.parts.clock.now_ms();
         let mut closed = Vec::new();
-        let (mut accepted, mut late, mut skipped, read) = (0, 0, 0, records.len() as u64);
+        let (mut accepted, mut late, mut skipped, mut read) = (0, 0, 0, 0);
         for Read {
             partition: number,
             offset,
@@ -28,8 +28,12 @@ impl Flow<'_> {
             let Some(partition) = self.partitions.get_mut(&number) else {
                 continue;
             };
+            if partition.bound.is_some_and(|bound| offset >= bound) {
+                self.reached_bound(number);
+                continue;
+            }
+            read += 1;
             partition.progress.read(offset);
-            partition.ended = false;
             partition.mark(offset, self.sequence, timestamp_ms.unwrap_or(now));
             self.sequence += 1;
             let again = offset < partition.decided_below;
@@ -41,16 +45,27 @@ impl Flow<'_> {
             let (decoded, tokens) = match decoded {
                 Ok(decoded) => decoded,
                 Err(rejected) => {
-                    self.give_up(number, offset, &record, &rejected);
+                    // The rules may have changed since it was accepted, and since it was folded.
+                    let user = if again {
+                        self.decoder.user(&record)
+                    } else {
+                        None
+                    };
+                    if let Some(user) = user
+                        && self.folded(number, &user, offset)?
+                    {
+                        self.settle(number, offset);
+                        skipped += 1;
+                    } else {
+                        self.give_up(number, offset, &record, &rejected);
+                    }
                     continue;
                 }
             };
             let is_late = if again {
                 // Its fate was decided before the restart, and stays: either it is folded already, or it takes part.
                 if self.folded(number, &decoded.user, offset)? {
-                    if let Some(partition) = self.partitions.get_mut(&number) {
-                        partition.progress.settle(offset);
-                    }
+                    self.settle(number, offset);
                     skipped += 1;
                     continue;
                 }
@@ -107,6 +122,7 @@ impl Flow<'_> {
             self.enqueue(number, &mut closed);
         }
         self.keep_open_bytes();
+        self.keep_checkpoints_small();
         ::metrics::counter!(metrics::EVENTS_READ).increment(read);
         for (outcome, count) in [
             ("accepted", accepted - late),
@@ -122,6 +138,12 @@ impl Flow<'_> {
             s.skipped += skipped;
         });
         Ok(())
+    }
+
+    fn settle(&mut self, number: i32, offset: i64) {
+        if let Some(partition) = self.partitions.get_mut(&number) {
+            partition.progress.settle(offset);
+        }
     }
 
     /// Whether the profile's fold marker holds this event.
@@ -148,16 +170,42 @@ impl Flow<'_> {
         let Some(partition) = self.partitions.get_mut(&number) else {
             return;
         };
-        partition.progress.advance_to(position);
-        partition.ended = true;
-        partition.windows.at_end(now);
-        if self.config.stop_at_end {
-            partition
-                .windows
-                .close_all(CloseReason::EndOfInput, &mut closed);
+        if let Some(bound) = partition.bound {
+            self.enqueue(number, &mut closed);
+            if position >= bound {
+                self.reached_bound(number);
+            }
+            return;
         }
+        partition.progress.advance_to(position);
+        partition.windows.at_end(now);
         if partition.progress.restart_offset() != partition.committed {
             self.pending.touch(number);
+        }
+        self.enqueue(number, &mut closed);
+    }
+
+    /// A bounded input ends where it ended when the partition was assigned, whatever is written behind that meanwhile:
+    /// what is open closes, and nothing more is read.
+    fn reached_bound(&mut self, number: i32) {
+        let mut closed = Vec::new();
+        let Some((partition, bound)) =
+            (self.partitions.get_mut(&number)).and_then(|p| p.bound.map(|bound| (p, bound)))
+        else {
+            return;
+        };
+        if std::mem::replace(&mut partition.ended, true) {
+            return;
+        }
+        partition.progress.advance_to(bound);
+        if partition.progress.restart_offset() != partition.committed {
+            self.pending.touch(number);
+        }
+        self.source.finish(number);
+        self.restored_to(number, bound, &mut closed);
+        if let Some(partition) = self.partitions.get_mut(&number) {
+            let end = CloseReason::EndOfInput;
+            partition.windows.close_all(end, &mut closed);
         }
         self.enqueue(number, &mut closed);
     }
@@ -222,6 +270,20 @@ impl Flow<'_> {
         }
         self.parts.status.send_modify(|s| s.windows_closed += count);
         self.pause_or_resume();
+    }
+
+    /// A checkpoint is one record, and a record has a largest size: where events are given up or late all the time while
+    /// a window stays open, that window closes early.
+    pub(super) fn keep_checkpoints_small(&mut self) {
+        let most = self.config.checkpoint_runs;
+        let mut closed = Vec::new();
+        let numbers: Vec<i32> = self.partitions.keys().copied().collect();
+        for number in numbers {
+            if let Some(partition) = self.partitions.get_mut(&number) {
+                partition.keep_checkpoint_small(most, &mut closed);
+            }
+            self.enqueue(number, &mut closed);
+        }
     }
 
     /// Open windows over the limit close, those of the fullest partition first; a tenth of room is made at once.

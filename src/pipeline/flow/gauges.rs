@@ -4,7 +4,6 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::super::partition::Partition;
 use super::Flow;
 use crate::metrics;
 
@@ -24,11 +23,14 @@ impl Flow<'_> {
             .values()
             .map(|p| p.windows.open_bytes())
             .sum();
-        let oldest = self
-            .partitions
-            .values()
-            .filter_map(Partition::oldest_unsettled_ms)
-            .min();
+        // What is read is older than what is not, so only where all of it is settled the next record is asked for.
+        let read = self.partitions.iter().filter_map(|(&number, p)| {
+            let unread = || self.ends.unread_ms(number, p.progress.next_offset());
+            p.oldest_unsettled_ms().or_else(unread)
+        });
+        let gained = self.gained.iter();
+        let unread = gained.filter_map(|(&number, &start)| self.ends.unread_ms(number, start));
+        let oldest = read.chain(unread).min();
         let oldest = oldest.map_or(0, |at| now_ms.saturating_sub(at).max(0));
         let oldest = Duration::from_millis(oldest.unsigned_abs());
         let waiting = self.ready.len() + self.updates.len();
@@ -37,6 +39,7 @@ impl Flow<'_> {
             s.windows_open_bytes = open_bytes as u64;
             s.waiting = waiting as u64;
             s.oldest_unfolded = oldest;
+            s.turned = Some(std::time::Instant::now());
         });
         if self.shown.is_some_and(|at| at.elapsed() < GAUGES) {
             return;
@@ -58,14 +61,13 @@ impl Flow<'_> {
             oldest.as_secs_f64(),
         );
         set(metrics::PAUSED, f64::from(u8::from(self.paused)));
-        let ends = self.ends.known();
         for (number, partition) in &self.partitions {
             let label = number.to_string();
             if let Some(watermark) = partition.windows.watermark_ms() {
                 ::metrics::gauge!(metrics::WATERMARK_TIMESTAMP_SECONDS, "partition" => label.clone())
                     .set(watermark as f64 / 1000.0);
             }
-            if let Some(&end) = ends.get(number) {
+            if let Some(end) = self.ends.end(*number) {
                 let lag = end.max(partition.progress.next_offset()) - partition.committed;
                 ::metrics::gauge!(metrics::CONSUMER_LAG, "partition" => label).set(lag as f64);
             }

@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use super::super::batch::{Committed, Key, change_record, state_record};
-use super::super::partition::bytes;
+use super::super::partition::{Running, bytes};
 use super::super::{Commit, Error};
 use super::{BATCH_BYTES, Finished, Flow, marker};
 use crate::codec::{self, FORMAT, Reason, Rejected, proto};
@@ -31,11 +31,12 @@ impl Flow<'_> {
             queue.rank = None;
             // One update of a user at a time; windows that wait meanwhile are merged into the next.
             let mut windows = VecDeque::new();
-            let mut events = 0;
+            let (mut events, mut taken) = (0, 0);
             while events < self.summarizer.max_events()
                 && let Some(window) = queue.waiting.pop_front()
             {
                 events += window.events.len();
+                taken += bytes(&window.events);
                 windows.push_back(window);
             }
             let job = Job {
@@ -46,7 +47,7 @@ impl Flow<'_> {
                 windows,
             };
             let summarizer = Arc::clone(&self.summarizer);
-            queue.running = Some(self.updates.spawn(async move {
+            let task = self.updates.spawn(async move {
                 let result = summarizer.update(job).await;
                 Finished {
                     key,
@@ -54,7 +55,8 @@ impl Flow<'_> {
                     profile,
                     result,
                 }
-            }));
+            });
+            queue.running = Some(Running { task, bytes: taken });
             self.begun += 1;
             self.parts.status.send_modify(|s| s.updates_begun += 1);
             if self
@@ -85,21 +87,25 @@ impl Flow<'_> {
         let (number, user) = key.clone();
         match self.partitions.get_mut(&number) {
             Some(partition) if partition.epoch == epoch => {
-                if let Some(queue) = partition.users.get_mut(&user) {
-                    queue.running = None;
+                let queue = partition.users.get_mut(&user);
+                if let Some(running) = queue.and_then(|q| q.running.take()) {
+                    self.waiting_bytes -= running.bytes;
                 }
             }
-            // Of an assignment that is over: its next owner folds these events.
+            // Of an assignment that is over: its next owner folds these events, and what they cost was given back when
+            // they were given up.
             _ => return Ok(()),
         }
-        let mut done = result?;
+        let done = result?;
         if let Some(queue) = self
             .partitions
             .get_mut(&number)
             .and_then(|p| p.users.get_mut(&user))
         {
-            done.rest.append(&mut queue.waiting);
-            queue.waiting = done.rest;
+            for window in done.rest.into_iter().rev() {
+                self.waiting_bytes += bytes(&window.events);
+                queue.waiting.push_front(window);
+            }
         }
         let refused = done.refusals.len() as u64;
         for refusal in &done.refusals {
@@ -109,11 +115,9 @@ impl Flow<'_> {
             ::metrics::counter!(metrics::UPDATES, "outcome" => "given_up").increment(1);
         }
         for (event, rejected) in &done.dead {
-            self.waiting_bytes -= bytes(std::slice::from_ref(event));
             self.give_up(number, event.offset, &event.record, rejected);
         }
         if let Some(update) = done.update {
-            self.waiting_bytes -= bytes(&update.events);
             self.fold(key, profile.as_deref(), update)?;
         }
         self.parts.status.send_modify(|s| s.refused += refused);
@@ -244,7 +248,8 @@ impl Flow<'_> {
             .pending
             .since
             .is_some_and(|s| s.elapsed() >= self.config.commit_interval);
-        let full = self.pending.changes.len() >= self.config.commit_updates
+        let full = !self.pending.starts.is_empty()
+            || self.pending.changes.len() >= self.config.commit_updates
             || self.pending.bytes >= BATCH_BYTES;
         let last = self.idle() || self.drain_until.is_some() && self.updates.is_empty();
         if waited || full || last {
@@ -274,6 +279,9 @@ impl Flow<'_> {
     }
 
     pub(super) fn committed(&mut self, committed: Committed) {
+        if !committed.starts.is_empty() {
+            self.source.ready(committed.starts);
+        }
         for (key, state) in &committed.states {
             // A newer one may be on its way already.
             if self

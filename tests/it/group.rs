@@ -1,0 +1,273 @@
+//! `limn run` when its place in the group changes at an awkward moment, or when the brokers are away.
+
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use limn::codec::Partitioner;
+use limn::failpoint;
+use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
+
+use crate::broker::{self, Broker, DEADLINE, eventually, unique};
+use crate::case::{Case, Instance, PARTITIONS, stop};
+use crate::http::{get, metric};
+
+fn signal(instance: &Instance, name: &str) {
+    let pid = instance.0.id().to_string();
+    let sent = Command::new("kill").args([name, &pid]).status().unwrap();
+    assert!(sent.success());
+}
+
+/// How often a partition was restored by the instance.
+fn restored(case: &Case, folder: &str) -> usize {
+    case.log(folder).matches("partition restored").count()
+}
+
+fn all_restored(case: &Case, folder: &str) {
+    let wanted = usize::try_from(PARTITIONS).unwrap();
+    eventually("all partitions to be restored", || {
+        (restored(case, folder) >= wanted).then_some(())
+    });
+}
+
+/// Ends after SIGTERM within the time, by itself; says with which code.
+fn ended_within(instance: &mut Instance, limit: Duration) -> i32 {
+    let told = Instant::now();
+    signal(instance, "-TERM");
+    let status = eventually("the instance to end", || instance.0.try_wait().unwrap());
+    assert!(told.elapsed() < limit, "it took {:?}", told.elapsed());
+    status.code().expect("it ended by itself")
+}
+
+#[test]
+fn a_rebalance_while_the_input_rests_leaves_nothing_waiting_for_ever() {
+    let mut case = Case::new("rested");
+    assert!(case.topics().status.success());
+    case.padding = 8000;
+    case.produce(12, 100, 0);
+    let slow = [
+        ("LIMN_ENGINE__DELAY", "300ms"),
+        ("LIMN_LIMITS__WAITING_BYTES", "1MiB"),
+    ];
+    let first = case.start_with("a", &slow);
+    let address = case.address("a");
+    eventually("the input to rest", || {
+        (metric(&address, "limn_paused")? > 0.0).then_some(())
+    });
+    let second = case.start_with("b", &slow);
+    eventually("the second to get partitions", || {
+        (restored(&case, "b") > 0).then_some(())
+    });
+    stop(second);
+    // Everything but what is in open windows is folded, and what waited for the engine is no longer counted.
+    eventually("the first to fold all that can be", || {
+        let lag = |p| metric(&address, &format!("limn_consumer_lag{{partition=\"{p}\"}}"));
+        let lag: f64 = (0..PARTITIONS).map(lag).sum::<Option<f64>>()?;
+        let nothing = [
+            "limn_paused",
+            "limn_engine_queue",
+            "limn_engine_running",
+            "limn_windows_waiting_bytes",
+        ];
+        let none = nothing
+            .iter()
+            .all(|name| metric(&address, name) == Some(0.0));
+        (none && lag <= 12.0 * 8.0).then_some(())
+    });
+    stop(first);
+    case.run_to_the_end("a");
+    case.all_folded();
+}
+
+#[test]
+fn latest_killed_with_open_windows_goes_on_where_it_began() {
+    let mut case = Case::new("latest");
+    assert!(case.topics().status.success());
+    let latest = [("LIMN_SOURCE__START", "latest")];
+    let instance = case.start_with("a", &latest);
+    let address = case.address("a");
+    all_restored(&case, "a");
+    case.produce(12, 1, 0);
+    eventually("all to be read", || {
+        (metric(&address, "limn_events_read_total")? >= 12.0).then_some(())
+    });
+    assert_eq!(case.changes_now(), 0, "nothing is settled");
+    drop(instance);
+    case.produce(12, 1, 1);
+    let output = case
+        .limn("run", "a")
+        .arg("--until-end")
+        .envs(latest)
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{output:?}");
+    case.all_folded();
+}
+
+#[test]
+fn an_assignment_that_was_lost_is_dropped_and_nothing_of_it_committed() {
+    let mut case = Case::new("lost");
+    assert!(case.topics().status.success());
+    case.produce(12, 60, 0);
+    let first = case.start("a");
+    eventually("the first to work", || {
+        (case.changes_now() > 3).then_some(())
+    });
+    // Frozen for longer than its session: the group gives its partitions to the second without asking it.
+    signal(&first, "-STOP");
+    let second = case.start("b");
+    all_restored(&case, "b");
+    signal(&first, "-CONT");
+    eventually("the first to begin anew", || {
+        case.log("a")
+            .contains("beginning anew from what is committed")
+            .then_some(())
+    });
+    case.produce(12, 20, 60);
+    let before = restored(&case, "a");
+    stop(second);
+    eventually("the first to have partitions again", || {
+        (restored(&case, "a") > before).then_some(())
+    });
+    stop(first);
+    case.run_to_the_end("a");
+    case.all_folded();
+}
+
+#[test]
+fn a_second_instance_takes_over_from_one_killed_in_its_transaction_and_folds_nothing_twice() {
+    let mut case = Case::new("taken-over");
+    assert!(case.topics().status.success());
+    case.produce(12, 120, 0);
+    // Shorter than the transaction of the dead: its offsets are waited for all the same.
+    let impatient = [("LIMN_KAFKA__TIMEOUT", "1s")];
+    let second = case.start_with("b", &impatient);
+    all_restored(&case, "b");
+    // Its transaction is open for longer than its session: the second gets the partitions, and must wait for the offsets.
+    let armed = [
+        (failpoint::VARIABLE, "offsets_sent:2"),
+        ("LIMN_COMMIT__TRANSACTION_TIMEOUT", "12s"),
+    ];
+    let mut first = case.start_with("a", &armed);
+    let status = eventually("the first to die", || first.0.try_wait().unwrap());
+    assert_eq!(status.code(), None, "not killed: {}", case.log("a"));
+    let before = restored(&case, "b");
+    eventually("the second to take over", || {
+        (restored(&case, "b") > before).then_some(())
+    });
+    case.produce(12, 20, 120);
+    stop(second);
+    let log = case.log("b");
+    assert!(!log.contains("fetching the offsets of group"), "{log}");
+    case.run_to_the_end("b");
+    case.all_folded();
+}
+
+#[test]
+fn the_oldest_age_counts_what_is_not_read_yet() {
+    let case = Case::new("unread");
+    assert!(case.topics().status.success());
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
+    let hour = Duration::from_secs(3600);
+    let written = i64::try_from((now - hour).as_millis()).unwrap();
+    let producer: BaseProducer = broker::shared().client().create().unwrap();
+    let home = Partitioner::Murmur2.partition(b"ann", PARTITIONS).unwrap();
+    let record = BaseRecord::to(&case.input)
+        .partition(home)
+        .key("ann")
+        .payload(r#"{"user":"ann","time":1000000}"#)
+        .timestamp(written);
+    producer.send(record).unwrap();
+    producer.flush(DEADLINE).unwrap();
+    // An open transaction on the profiles keeps the instance from reading: it must wait for what comes of it.
+    let holder = broker::shared().transactional(&unique("holder"));
+    holder.begin_transaction().unwrap();
+    let topic = case.topic("profiles");
+    let record = BaseRecord::to(&topic).partition(home).key("x").payload("x");
+    holder.send(record).unwrap();
+    holder.flush(DEADLINE).unwrap();
+    let instance = case.start("a");
+    let address = case.address("a");
+    let age = "limn_oldest_unfolded_event_age_seconds";
+    eventually("the age of the unread event", || {
+        (metric(&address, age)? >= hour.as_secs_f64()).then_some(())
+    });
+    assert_eq!(metric(&address, "limn_events_read_total"), Some(0.0));
+    holder.abort_transaction(DEADLINE).unwrap();
+    eventually("the event to be read", || {
+        (metric(&address, "limn_events_read_total")? >= 1.0).then_some(())
+    });
+    stop(instance);
+}
+
+#[test]
+fn a_service_that_never_reached_its_brokers_ends_at_once_when_told_to() {
+    let case = Case::new("nowhere");
+    let nowhere = [("LIMN_KAFKA__BROKERS", "127.0.0.1:1")];
+    let mut instance = case.start_with("a", &nowhere);
+    case.address("a");
+    let code = ended_within(&mut instance, Duration::from_secs(10));
+    assert_eq!(code, 0);
+}
+
+/// A broker of its own with a service's topics, and what the service needs to know of it.
+fn apart(case: &Case, broker: &Broker) -> [(&'static str, String); 3] {
+    broker.create_topic(&case.input, PARTITIONS, &[]);
+    let environment = [
+        ("LIMN_KAFKA__BROKERS", broker.servers()),
+        ("LIMN_ENGINE__DELAY", "1s".to_owned()),
+        ("LIMN_SHUTDOWN__TIMEOUT", "2s".to_owned()),
+    ];
+    let mut topics = case.limn("topics", "a");
+    topics.envs(environment.clone()).stdout(Stdio::null());
+    assert!(topics.status().unwrap().success());
+    case.known(broker);
+    environment
+}
+
+fn started(case: &Case, environment: &[(&'static str, String)]) -> Instance {
+    let environment: Vec<_> = environment.iter().map(|(n, v)| (*n, v.as_str())).collect();
+    case.start_with("a", &environment)
+}
+
+/// Two seconds for the updates and five for the transaction; the rest is the machine's.
+const LIMIT: Duration = Duration::from_secs(14);
+
+#[test]
+fn a_commit_that_the_brokers_do_not_answer_is_left_within_the_time_limit() {
+    let broker = Broker::start();
+    let case = Case::new("away");
+    let environment = apart(&case, &broker);
+    let mut instance = started(&case, &environment);
+    let address = case.address("a");
+    all_restored(&case, "a");
+    let home = Partitioner::Murmur2.partition(b"ann", PARTITIONS).unwrap();
+    let event = ("ann", r#"{"user":"ann","time":1000000}"#);
+    broker.produce_all(&case.input, home, &[event; 4]);
+    eventually("an update to be under way", || {
+        (metric(&address, "limn_engine_running")? > 0.0).then_some(())
+    });
+    // What it makes is to be committed, and cannot be.
+    broker.kill9();
+    ended_within(&mut instance, LIMIT);
+}
+
+#[test]
+fn a_restore_that_the_brokers_do_not_answer_is_left_within_the_time_limit() {
+    let broker = Broker::start();
+    let case = Case::new("away");
+    let environment = apart(&case, &broker);
+    let holder = broker.transactional(&unique("holder"));
+    holder.begin_transaction().unwrap();
+    let topic = case.topic("profiles");
+    let record = BaseRecord::to(&topic).partition(0).key("x").payload("x");
+    holder.send(record).unwrap();
+    holder.flush(DEADLINE).unwrap();
+    let mut instance = started(&case, &environment);
+    let address = case.address("a");
+    eventually("the restore to wait for the transaction", || {
+        let (_, why) = get(&address, "/readyz")?;
+        why.contains("reading profiles back").then_some(())
+    });
+    broker.kill9();
+    ended_within(&mut instance, LIMIT);
+}
