@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use limn::clock::SystemClock;
 use limn::codec;
-use limn::config::{Config, Dtype, Engine as Wanted};
-use limn::engine::{Candle, CandleConfig, Engine, OpenAi, OpenAiConfig, Script, Scripted};
+use limn::config::{self, Config, Dtype, Engine as Wanted};
+use limn::engine::{self, Candle, CandleConfig, Engine, OpenAi, OpenAiConfig, Script, Scripted};
 use limn::metrics::Exposition;
 use limn::pipeline::{self, Parts, Phase, Status, Topics};
 use limn::serve::{Server, Sources, Token};
@@ -74,7 +74,9 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
     // Gone either way: nobody waits for it any more, or it was stopped by a fault of its own.
     let _ = end.send(());
     let _ = runtime.block_on(serving);
-    store.flush()?;
+    if let Err(error) = store.flush() {
+        tracing::warn!(%error, "the state folder is not written through: the next start reads more from Kafka");
+    }
     let status = shown.borrow().clone();
     tracing::info!(
         events = status.events_read,
@@ -168,16 +170,7 @@ pub(super) fn engine(wanted: &Wanted) -> anyhow::Result<Arc<dyn Engine>> {
                 context_tokens: candle.context_tokens,
             })?)
         }
-        Wanted::OpenAi(server) => Arc::new(OpenAi::new(OpenAiConfig {
-            base_url: server.base_url.clone(),
-            model: server.model.clone(),
-            api_key: server.api_key.as_ref().map(|key| key.reveal().to_owned()),
-            timeout: server.timeout,
-            connect_timeout: server.connect_timeout,
-            retries: server.retries,
-            concurrency: server.concurrency,
-            context_tokens: server.context_tokens,
-        })?),
+        Wanted::OpenAi(server) => Arc::new(openai(server)?),
         Wanted::Scripted { delay } => {
             let delay = *delay;
             Arc::new(Scripted::with(64, move |_, _| match delay {
@@ -185,6 +178,20 @@ pub(super) fn engine(wanted: &Wanted) -> anyhow::Result<Arc<dyn Engine>> {
                 delay => Script::After(delay, Box::new(Script::Answer)),
             }))
         }
+    })
+}
+
+/// The client of the model's server.
+pub(super) fn openai(server: &config::OpenAi) -> Result<OpenAi, engine::Error> {
+    OpenAi::new(OpenAiConfig {
+        base_url: server.base_url.clone(),
+        model: server.model.clone(),
+        api_key: server.api_key.as_ref().map(|key| key.reveal().to_owned()),
+        timeout: server.timeout,
+        connect_timeout: server.connect_timeout,
+        retries: server.retries,
+        concurrency: server.concurrency,
+        context_tokens: server.context_tokens,
     })
 }
 
