@@ -139,14 +139,6 @@ impl Error {
             _ => false,
         }
     }
-
-    /// Whether the view must be built anew.
-    fn torn(&self) -> bool {
-        matches!(
-            self,
-            Self::Store(store::Error::Torn(_)) | Self::Summarize(summarize::Error::Journal(_))
-        )
-    }
 }
 
 /// What the service is doing.
@@ -251,10 +243,9 @@ pub async fn run(
     mut stop: watch::Receiver<bool>,
 ) -> Result<(), Error> {
     let mut backoff = BACKOFF;
-    let mut rebuild = false;
     loop {
         let began = Instant::now();
-        let error = match attempt(config, parts, &mut stop, rebuild).await {
+        let error = match attempt(config, parts, &mut stop).await {
             Ok(()) => return Ok(()),
             Err(error) => error,
         };
@@ -262,7 +253,7 @@ pub async fn run(
             return Err(error);
         }
         tracing::error!(%error, "beginning anew from what is committed");
-        rebuild = error.torn();
+        renew(&parts.store).await;
         ::metrics::counter!(metrics::RESTARTS).increment(1);
         parts.status.send_modify(|s| {
             s.phase = Phase::Starting;
@@ -281,6 +272,21 @@ pub async fn run(
     }
 }
 
+/// Behind a fault of the state folder, whoever met it: opens it anew, and what was torn is read back from Kafka by the
+/// next attempt. One that cannot be opened now is tried again behind that attempt, which fails.
+async fn renew(store: &Arc<Store>) {
+    let store = Arc::clone(store);
+    match tokio::task::spawn_blocking(move || store.renew()).await {
+        Ok(Ok(None)) => {}
+        Ok(Ok(Some(why))) => tracing::warn!(
+            why,
+            "the state folder was torn and is begun anew; the view is read back from the profiles topic"
+        ),
+        Ok(Err(error)) => tracing::error!(%error, "the state folder cannot be opened anew"),
+        Err(error) => tracing::error!(%error, "the state folder cannot be opened anew"),
+    }
+}
+
 /// Waits until the service is to stop. A sender that is gone can say so no more: then it runs on.
 pub(crate) async fn stopped(stop: &mut watch::Receiver<bool>) {
     if stop.wait_for(|&stop| stop).await.is_err() {
@@ -292,7 +298,6 @@ async fn attempt(
     config: &Config,
     parts: &Parts,
     stop: &mut watch::Receiver<bool>,
-    rebuild: bool,
 ) -> Result<(), Error> {
     let decoder = Decoder::new(config.codec.clone());
     let summarizer = Arc::new(Summarizer::new(
@@ -322,7 +327,7 @@ async fn attempt(
         ingest.take(p, o, t, r)
     })?;
     let ends = Ends::start(&config.source)?;
-    let mut flow = Flow::new(config, parts, source, ends, sink, summarizer, rebuild);
+    let mut flow = Flow::new(config, parts, source, ends, sink, summarizer);
     let result = flow.drive(messages, stop).await;
     let source = flow.end().await;
     // Leaving the group blocks.

@@ -24,6 +24,8 @@ pub(super) struct Pending {
     pub(super) changes: Vec<proto::ProfileChange>,
     /// Each user's last state: what a compacted topic would keep of several.
     pub(super) states: HashMap<Key, Arc<proto::ProfileState>>,
+    /// Every state in order: the view keeps those before the last one too.
+    versions: Vec<(Key, Arc<proto::ProfileState>)>,
     dead: Vec<Outgoing>,
     /// Partitions whose checkpoint has changed.
     pub(super) touched: BTreeSet<i32>,
@@ -47,9 +49,10 @@ impl Pending {
         change: proto::ProfileChange,
         state: Arc<proto::ProfileState>,
     ) {
-        self.bytes += change.before.len() + 3 * change.after.len() + 256;
+        self.bytes += change.before.len() + 4 * change.after.len() + 256;
         self.touch(key.0);
         self.changes.push(change);
+        self.versions.push((key.clone(), Arc::clone(&state)));
         self.states.insert(key, state);
     }
 
@@ -72,15 +75,21 @@ impl Pending {
             let key = change.user_id.clone().into_bytes();
             records.push(outgoing(&topics.changes, None, key, codec::encode(change)));
         }
-        let mut view = Vec::with_capacity(self.states.len());
-        for ((partition, user), state) in &self.states {
+        let mut view = Vec::with_capacity(self.versions.len());
+        for (key @ (partition, user), state) in &self.versions {
             let bytes = codec::encode(state.as_ref());
-            records.push(outgoing(
-                &topics.profiles,
-                Some(*partition),
-                user.as_bytes().to_vec(),
-                bytes.clone(),
-            ));
+            if self
+                .states
+                .get(key)
+                .is_some_and(|last| Arc::ptr_eq(last, state))
+            {
+                records.push(outgoing(
+                    &topics.profiles,
+                    Some(*partition),
+                    user.as_bytes().to_vec(),
+                    bytes.clone(),
+                ));
+            }
             view.push(Change {
                 partition: *partition,
                 user: (&**user).into(),

@@ -64,7 +64,6 @@ pub(super) struct Flow<'a> {
     /// When the gauges were set.
     shown: Option<Instant>,
     drain_until: Option<Instant>,
-    rebuild: bool,
 }
 
 impl<'a> Flow<'a> {
@@ -75,7 +74,6 @@ impl<'a> Flow<'a> {
         ends: Ends,
         sink: Sink,
         summarizer: Arc<Summarizer>,
-        rebuild: bool,
     ) -> Self {
         Self {
             config,
@@ -100,7 +98,6 @@ impl<'a> Flow<'a> {
             paused: false,
             shown: None,
             drain_until: None,
-            rebuild,
         }
     }
 
@@ -136,7 +133,11 @@ impl<'a> Flow<'a> {
                     Some(message) => self.told(message).await?,
                     None => return Err(Error::Thread("the polling thread is gone".to_owned())),
                 },
-                _ = tick.tick() => self.ticked(),
+                _ = tick.tick() => {
+                    // Whoever met a fault of the folder, a reader of profiles too: it heals by beginning anew.
+                    self.parts.store.check()?;
+                    self.ticked();
+                }
             }
         }
     }
