@@ -299,6 +299,7 @@ async fn attempt(
     parts: &Parts,
     stop: &mut watch::Receiver<bool>,
 ) -> Result<(), Error> {
+    summarize::check(&config.summarize, parts.engine.as_ref())?;
     let decoder = Decoder::new(config.codec.clone());
     let summarizer = Arc::new(Summarizer::new(
         config.summarize.clone(),
