@@ -125,6 +125,8 @@ pub enum Reason {
     Future,
     /// Not in the partition that the user's key belongs to.
     WrongPartition,
+    /// The template of an event's line, or of the message, fails on it.
+    Template,
     /// The event alone is over the prompt budget.
     OverBudget,
     /// The model's answers were refused by the output gate, also for half the window.
@@ -133,7 +135,7 @@ pub enum Reason {
 
 impl Reason {
     /// All of them.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::Malformed,
         Self::NullValue,
         Self::NoUser,
@@ -143,6 +145,7 @@ impl Reason {
         Self::TooLate,
         Self::Future,
         Self::WrongPartition,
+        Self::Template,
         Self::OverBudget,
         Self::Refused,
     ];
@@ -160,6 +163,7 @@ impl Reason {
             Self::TooLate => "too_late",
             Self::Future => "future",
             Self::WrongPartition => "wrong_partition",
+            Self::Template => "template",
             Self::OverBudget => "over_budget",
             Self::Refused => "refused",
         }

@@ -56,7 +56,7 @@ catalogue! {
         "Events folded into committed profile versions.";
     DEAD_LETTERS = "limn_dead_letters_total", Counter,
         Some(("reason", &["malformed", "null_value", "no_user", "user_too_long", "no_time", "text_too_long", "too_late",
-            "future", "wrong_partition", "over_budget", "refused"])),
+            "future", "wrong_partition", "template", "over_budget", "refused"])),
         "Events given up, by the reason that their dead letter carries.";
     WINDOWS_CLOSED = "limn_windows_closed_total", Counter,
         Some(("reason", &["event_time", "events", "tokens", "age", "memory", "end_of_input", "order",

@@ -171,14 +171,6 @@ impl Error {
             _ => false,
         }
     }
-
-    /// Whether the view must be built anew.
-    fn torn(&self) -> bool {
-        matches!(
-            self,
-            Self::Store(store::Error::Torn(_)) | Self::Summarize(summarize::Error::Journal(_))
-        )
-    }
 }
 
 /// What the service is doing.
@@ -310,7 +302,6 @@ pub async fn run(
     mut stop: watch::Receiver<bool>,
 ) -> Result<(), Error> {
     let mut backoff = BACKOFF;
-    let mut rebuild = false;
     let mut limits = Limits::default();
     let mut deadline = Deadline {
         stop: stop.clone(),
@@ -319,7 +310,7 @@ pub async fn run(
     };
     loop {
         let began = Instant::now();
-        let error = match attempt(config, parts, &mut stop, &mut deadline, rebuild, &limits).await {
+        let error = match attempt(config, parts, &mut stop, &mut deadline, &limits).await {
             Ok(()) => return Ok(()),
             Err(error) => error,
         };
@@ -329,7 +320,7 @@ pub async fn run(
             return Err(error);
         }
         tracing::error!(%error, "beginning anew from what is committed");
-        rebuild = error.torn();
+        renew(&parts.store).await;
         ::metrics::counter!(metrics::RESTARTS).increment(1);
         parts.status.send_modify(|s| {
             s.phase = Phase::Starting;
@@ -351,6 +342,21 @@ pub async fn run(
             () = stopped(&mut stop) => return Ok(()),
         }
         backoff = (backoff * 2).min(BACKOFF_MAX);
+    }
+}
+
+/// Behind a fault of the state folder, whoever met it: opens it anew, and what was torn is read back from Kafka by the
+/// next attempt. One that cannot be opened now is tried again behind that attempt, which fails.
+async fn renew(store: &Arc<Store>) {
+    let store = Arc::clone(store);
+    match tokio::task::spawn_blocking(move || store.renew()).await {
+        Ok(Ok(None)) => {}
+        Ok(Ok(Some(why))) => tracing::warn!(
+            why,
+            "the state folder was torn and is begun anew; the view is read back from the profiles topic"
+        ),
+        Ok(Err(error)) => tracing::error!(%error, "the state folder cannot be opened anew"),
+        Err(error) => tracing::error!(%error, "the state folder cannot be opened anew"),
     }
 }
 
@@ -395,9 +401,9 @@ async fn attempt(
     parts: &Parts,
     stop: &mut watch::Receiver<bool>,
     deadline: &mut Deadline,
-    rebuild: bool,
     limits: &Limits,
 ) -> Result<(), Error> {
+    summarize::check(&config.summarize, parts.engine.as_ref())?;
     let decoder = Decoder::new(config.codec.clone());
     let summarizer = Arc::new(Summarizer::new(
         config.summarize.clone(),
@@ -435,7 +441,6 @@ async fn attempt(
         sink,
         summarizer,
         partitions,
-        rebuild,
         limits.clone(),
     );
     let result = deadline.keep(flow.drive(messages, stop)).await;

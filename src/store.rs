@@ -3,7 +3,10 @@
 //! Kafka is the truth. Whatever is found torn here is thrown away and built again from the profiles topic, so a fault of
 //! the folder costs time and never a profile. sled is named in this room only.
 
+mod database;
 mod journal;
+#[cfg(test)]
+mod tests;
 mod view;
 
 pub use journal::Journal;
@@ -11,8 +14,10 @@ pub use view::{Applied, Change, View, ViewBatch};
 
 use std::fs::{self, File, TryLockError};
 use std::io;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use database::Database;
 
 /// Version of the folder's layout. A newer one is refused by name; an older one is read.
 const FORMAT: u32 = 1;
@@ -60,7 +65,10 @@ pub enum Error {
         /// The format found in it.
         found: String,
     },
-    /// A value does not match its checksum or cannot be read: the view must be rebuilt.
+    /// A folder that was to be looked into is none of limn's.
+    #[error("{0} is no state folder of limn: name the one that store.folder says")]
+    NoState(PathBuf),
+    /// A value does not match its checksum or cannot be read: the database must be begun anew.
     #[error("state folder is torn: {0}")]
     Torn(String),
 }
@@ -94,7 +102,7 @@ pub struct Store {
     pub journal: Journal,
     /// Why the database was thrown away at this start; `None` where it was sound or new.
     pub rebuilt: Option<String>,
-    db: sled::Db,
+    database: Arc<Database>,
     id_file: PathBuf,
     _lock: File,
 }
@@ -107,59 +115,74 @@ impl Store {
     pub fn open(config: &Config) -> Result<Self, Error> {
         let folder = &config.folder;
         fs::create_dir_all(folder).map_err(io_at(folder))?;
-        let lock = lock(folder)?;
-        check_format(folder)?;
-        match Self::open_database(config) {
-            Ok((db, view, journal)) => Ok(Self {
-                view,
-                journal,
-                rebuilt: None,
-                db,
-                id_file: folder.join(ID_FILE),
-                _lock: lock,
-            }),
-            Err(Error::Torn(why)) => {
-                let path = folder.join(DATABASE);
-                fs::remove_dir_all(&path).map_err(io_at(&path))?;
-                let (db, view, journal) = Self::open_database(config)?;
-                Ok(Self {
-                    view,
-                    journal,
-                    rebuilt: Some(why),
-                    db,
-                    id_file: folder.join(ID_FILE),
-                    _lock: lock,
-                })
-            }
-            Err(other) => Err(other),
+        let path = folder.join(LOCK_FILE);
+        let lock = lock(folder, File::create(&path).map_err(io_at(&path))?)?;
+        let path = folder.join(FORMAT_FILE);
+        if format(folder)?.is_none() {
+            fs::write(&path, format!("{FORMAT}\n")).map_err(io_at(&path))?;
+        }
+        let (database, rebuilt) =
+            Database::open_or_begin(&folder.join(DATABASE), config.cache_bytes)?;
+        Ok(Self::of(config, Arc::new(database), rebuilt, lock))
+    }
+
+    /// Opens a folder to look into it. Nothing is made or repaired: what is no state folder stays as it is.
+    ///
+    /// # Errors
+    /// [`Error::NoState`] where it is none, [`Error::Torn`] where it is damaged, or as [`Store::open`].
+    pub fn look(folder: &Path) -> Result<Self, Error> {
+        let none = || Error::NoState(folder.to_owned());
+        let path = folder.join(LOCK_FILE);
+        let database = folder.join(DATABASE);
+        if !path.is_file() || !database.is_dir() || format(folder)?.is_none() {
+            return Err(none());
+        }
+        let lock = lock(folder, File::open(&path).map_err(io_at(&path))?)?;
+        let config = Config {
+            folder: folder.to_owned(),
+            cache_bytes: 8 << 20,
+            history: u64::MAX,
+            journal_entries: u64::MAX,
+        };
+        let database = Database::open(&database, config.cache_bytes)?;
+        Ok(Self::of(&config, Arc::new(database), None, lock))
+    }
+
+    fn of(config: &Config, database: Arc<Database>, rebuilt: Option<String>, lock: File) -> Self {
+        Self {
+            view: View::new(Arc::clone(&database), config.history),
+            journal: Journal::new(Arc::clone(&database), config.journal_entries),
+            rebuilt,
+            database,
+            id_file: config.folder.join(ID_FILE),
+            _lock: lock,
         }
     }
 
-    fn open_database(config: &Config) -> Result<(sled::Db, View, Journal), Error> {
-        let path = config.folder.join(DATABASE);
-        // sled 0.34 can panic on a file that was cut off (spacejam/sled#1410): for us that is the same as an error.
-        let opened = catch_unwind(AssertUnwindSafe(|| -> Result<_, Error> {
-            let db = sled::Config::new()
-                .path(&path)
-                .cache_capacity(config.cache_bytes)
-                .open()?;
-            let view = View::new(db.open_tree("view")?, config.history);
-            let journal = Journal::new(db.open_tree("journal")?, config.journal_entries)?;
-            Ok((db, view, journal))
-        }));
-        match opened {
-            Ok(Err(Error::Io { source, .. })) => Err(io_at(&path)(source)),
-            Ok(result) => result,
-            Err(panic) => {
-                let said = panic
-                    .downcast_ref::<String>()
-                    .map(String::as_str)
-                    .or_else(|| panic.downcast_ref::<&str>().copied());
-                Err(Error::Torn(
-                    said.unwrap_or("sled panicked while opening").to_owned(),
-                ))
-            }
-        }
+    /// Behind a fault: closes the database and opens it anew under those who use it. A torn one is deleted first, and
+    /// the answer says why it was; what it held is read from Kafka again. Without a fault nothing is done. Blocks.
+    ///
+    /// # Errors
+    /// [`Error::Io`] where the operating system refuses: a later call tries again.
+    pub fn renew(&self) -> Result<Option<String>, Error> {
+        self.database.renew()
+    }
+
+    /// The fault, where there was one since the database was opened, whoever met it.
+    ///
+    /// # Errors
+    /// [`Error::Torn`] or [`Error::Io`].
+    pub fn check(&self) -> Result<(), Error> {
+        self.database.check()
+    }
+
+    /// A fault as a reader of profiles meets one.
+    #[cfg(test)]
+    pub(crate) fn break_for_tests(&self) {
+        let broken = self
+            .database
+            .with(|_| -> Result<(), Error> { panic!("a test breaks the database") });
+        assert!(broken.is_err());
     }
 
     /// A name that no other state folder has, and that this one keeps: the transactional producer is called by it.
@@ -168,8 +191,10 @@ impl Store {
     /// [`Error::Io`] where the operating system refuses.
     pub fn id(&self) -> Result<String, Error> {
         let path = &self.id_file;
-        match fs::read_to_string(path) {
-            Ok(id) if id.len() == 16 && id.bytes().all(|b| b.is_ascii_hexdigit()) => Ok(id),
+        match fs::read(path) {
+            Ok(id) if id.len() == 16 && id.iter().all(u8::is_ascii_hexdigit) => {
+                Ok(String::from_utf8_lossy(&id).into_owned())
+            }
             Ok(_) => self.new_id(),
             Err(error) if error.kind() == io::ErrorKind::NotFound => self.new_id(),
             Err(source) => Err(io_at(path)(source)),
@@ -188,8 +213,10 @@ impl Store {
     /// # Errors
     /// [`Error::Io`] where the disk refuses.
     pub fn flush(&self) -> Result<(), Error> {
-        self.db.flush()?;
-        Ok(())
+        self.database.with(|trees| {
+            trees.db.flush()?;
+            Ok(())
+        })
     }
 }
 
@@ -200,30 +227,28 @@ fn io_at(path: &Path) -> impl FnOnce(io::Error) -> Error + '_ {
     }
 }
 
-fn lock(folder: &Path) -> Result<File, Error> {
-    let path = folder.join(LOCK_FILE);
-    let file = File::create(&path).map_err(io_at(&path))?;
+fn lock(folder: &Path, file: File) -> Result<File, Error> {
     match file.try_lock() {
         Ok(()) => Ok(file),
         Err(TryLockError::WouldBlock) => Err(Error::InUse(folder.to_owned())),
-        Err(TryLockError::Error(source)) => Err(Error::Io { path, source }),
+        Err(TryLockError::Error(source)) => Err(io_at(&folder.join(LOCK_FILE))(source)),
     }
 }
 
-fn check_format(folder: &Path) -> Result<(), Error> {
+/// The folder's format; `None` where none is written, or where what is written is no number: a start that was cut off, or damage.
+fn format(folder: &Path) -> Result<Option<u32>, Error> {
     let path = folder.join(FORMAT_FILE);
-    match fs::read_to_string(&path) {
-        Ok(found) => match found.trim().parse::<u32>() {
-            Ok(number) if number <= FORMAT => Ok(()),
-            _ => Err(Error::Newer {
-                folder: folder.to_owned(),
-                found: found.trim().chars().take(20).collect(),
-            }),
-        },
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            fs::write(&path, format!("{FORMAT}\n")).map_err(io_at(&path))
-        }
-        Err(source) => Err(Error::Io { path, source }),
+    let found = match fs::read(&path) {
+        Ok(found) => found,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(source) => return Err(io_at(&path)(source)),
+    };
+    match String::from_utf8_lossy(&found).trim().parse::<u32>() {
+        Ok(number) if number > FORMAT => Err(Error::Newer {
+            folder: folder.to_owned(),
+            found: number.to_string(),
+        }),
+        number => Ok(number.ok()),
     }
 }
 
@@ -248,119 +273,4 @@ fn checksum(key: &[u8], payload: &[u8]) -> u32 {
     hasher.update(key);
     hasher.update(payload);
     hasher.finalize()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn config(folder: &Path) -> Config {
-        Config {
-            folder: folder.to_owned(),
-            cache_bytes: 1 << 20,
-            history: 2,
-            journal_entries: 3,
-        }
-    }
-
-    fn one(user: &str, version: u64, payload: &str) -> ViewBatch {
-        let mut batch = ViewBatch::default();
-        batch.changes.push(Change {
-            partition: 0,
-            user: user.into(),
-            state: Some((version, payload.as_bytes().to_vec())),
-        });
-        batch.positions.push((
-            0,
-            Applied {
-                offset: i64::try_from(version).unwrap(),
-                at_ms: 7,
-            },
-        ));
-        batch
-    }
-
-    #[test]
-    fn a_second_process_on_the_folder_is_refused_by_name() {
-        let dir = tempfile::tempdir().unwrap();
-        let _first = Store::open(&config(dir.path())).unwrap();
-        let error = Store::open(&config(dir.path())).unwrap_err().to_string();
-        assert!(
-            error.contains("in use") && error.contains("store.folder"),
-            "{error}"
-        );
-    }
-
-    #[test]
-    fn a_newer_folder_is_refused_by_name() {
-        let dir = tempfile::tempdir().unwrap();
-        fs::write(dir.path().join(FORMAT_FILE), "2\n").unwrap();
-        let error = Store::open(&config(dir.path())).unwrap_err().to_string();
-        assert!(error.contains("format 2"), "{error}");
-    }
-
-    #[test]
-    fn a_folder_keeps_its_id_and_another_has_another() {
-        let (one, two) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
-        let id = |dir: &Path| Store::open(&config(dir)).unwrap().id().unwrap();
-        let first = id(one.path());
-        assert_eq!(id(one.path()), first);
-        assert_ne!(id(two.path()), first);
-        fs::write(one.path().join(ID_FILE), "torn").unwrap();
-        assert_eq!(id(one.path()).len(), 16);
-    }
-
-    #[test]
-    fn what_was_applied_is_there_after_a_restart() {
-        let dir = tempfile::tempdir().unwrap();
-        {
-            let store = Store::open(&config(dir.path())).unwrap();
-            store.view.apply(&one("ann", 1, "likes tea")).unwrap();
-            store.flush().unwrap();
-        }
-        let store = Store::open(&config(dir.path())).unwrap();
-        assert_eq!(store.rebuilt, None);
-        assert_eq!(
-            store.view.get(0, "ann").unwrap().as_deref(),
-            Some(&b"likes tea"[..])
-        );
-        assert_eq!(store.view.position(0).unwrap().unwrap().offset, 1);
-    }
-
-    #[test]
-    fn noise_over_the_database_means_a_rebuild_that_says_why() {
-        let dir = tempfile::tempdir().unwrap();
-        {
-            let store = Store::open(&config(dir.path())).unwrap();
-            store.view.apply(&one("ann", 1, "likes tea")).unwrap();
-            store.flush().unwrap();
-        }
-        for entry in fs::read_dir(dir.path().join(DATABASE)).unwrap() {
-            let path = entry.unwrap().path();
-            if path.is_file() {
-                let noise: Vec<u8> = (0..fs::metadata(&path).unwrap().len())
-                    .map(|i| (i * 37 % 251) as u8)
-                    .collect();
-                fs::write(&path, noise).unwrap();
-            }
-        }
-        let store = Store::open(&config(dir.path())).unwrap();
-        assert!(store.rebuilt.is_some());
-        assert_eq!(store.view.get(0, "ann").unwrap(), None);
-        assert!(store.view.position(0).unwrap().is_none());
-        store.view.apply(&one("ann", 1, "likes tea")).unwrap();
-    }
-
-    #[test]
-    fn a_sealed_value_is_bound_to_its_key_and_to_every_byte() {
-        let sealed = seal(b"key", b"value");
-        assert_eq!(unseal(b"key", &sealed), Some(&b"value"[..]));
-        assert_eq!(unseal(b"other", &sealed), None);
-        for i in 0..sealed.len() {
-            let mut torn = sealed.clone();
-            torn[i] ^= 0x10;
-            assert_eq!(unseal(b"key", &torn), None, "byte {i}");
-            assert_eq!(unseal(b"key", &sealed[..i]), None, "cut at {i}");
-        }
-    }
 }

@@ -2,6 +2,8 @@
 
 mod gate;
 mod prompt;
+#[cfg(test)]
+mod tests;
 
 pub use gate::Refusal;
 pub use prompt::{Line, Prompt, TemplateError};
@@ -103,9 +105,78 @@ pub enum Error {
     /// The journal cannot be read or written.
     #[error("journal: {0}")]
     Journal(#[from] store::Error),
-    /// A template fails on an event; it is the configuration's fault, not the event's.
+    /// A template is wrong, whatever the events.
     #[error(transparent)]
     Template(#[from] TemplateError),
+    /// No event could ever be folded.
+    #[error("summary.prompt_tokens is {given}{}, but an update takes {needed} tokens at least: the instructions, a profile of summary.max_tokens ({answer}) and one short event. Make it {needed} or more, or summary.instructions or summary.max_tokens smaller",
+        .context.map_or_else(String::new, |(context, left)| format!(", and the model's context of {context} tokens leaves {left} beside an answer (engine.context_tokens)")))]
+    Budget {
+        /// `summary.prompt_tokens`.
+        given: u32,
+        /// `summary.max_tokens`.
+        answer: u32,
+        /// The model's context and what it leaves beside an answer, where that is less than `given`.
+        context: Option<(u32, u32)>,
+        /// Tokens of the smallest prompt that must fit.
+        needed: u32,
+    },
+}
+
+/// What an update may hold besides the profile, for [`check`].
+const SHORT_LINE: &str = "- one short event";
+
+/// Whether an update of a user with the longest profile has room for an event: else every event would be given up.
+///
+/// # Errors
+/// [`Error::Budget`] where it has not, [`Error::Template`], [`Error::Engine`].
+pub fn check(config: &Config, engine: &dyn Engine) -> Result<(), Error> {
+    let prompt = Prompt::new(config)?;
+    let profile = longest(config.max_tokens, engine);
+    let request = Request {
+        system: config.instructions.clone(),
+        user: prompt.message(&profile, &[SHORT_LINE.to_owned()])?,
+        previous: profile,
+        max_tokens: config.max_tokens,
+        sampling: config.sampling,
+    };
+    let needed = match engine.prepare(request) {
+        Ok(prepared) => prepared.prompt_tokens,
+        Err(engine::Error::TooLong { tokens, .. }) => tokens,
+        Err(error) => return Err(error.into()),
+    };
+    let budget = budget(config, engine);
+    if needed <= budget {
+        return Ok(());
+    }
+    let given = config.prompt_tokens;
+    Err(Error::Budget {
+        given,
+        answer: config.max_tokens,
+        context: (budget < given).then(|| (engine.description().context_tokens, budget)),
+        needed,
+    })
+}
+
+/// A text of about so many tokens, and not more.
+fn longest(tokens: u32, engine: &dyn Engine) -> String {
+    let mut words = tokens as usize;
+    loop {
+        let text = "word ".repeat(words);
+        let counted = engine.count(&text);
+        if counted <= tokens || words == 0 {
+            return text;
+        }
+        words = (words - 1).min(words * tokens as usize / counted as usize);
+    }
+}
+
+/// Most tokens that a prompt may have.
+fn budget(config: &Config, engine: &dyn Engine) -> u32 {
+    let context = engine.description().context_tokens;
+    config
+        .prompt_tokens
+        .min(context.saturating_sub(config.max_tokens))
 }
 
 /// Makes updates. Shared by all tasks.
@@ -169,31 +240,17 @@ impl Summarizer {
                 break;
             };
             match self.line(&job.topic, job.partition, event) {
-                Ok(line) => lines.push(line?),
-                // Accepted under another configuration: it cannot be read any more.
-                Err(rejected) if lines.is_empty() => {
-                    let (mut events, ..) = split_off(&mut done.rest, 1);
-                    done.dead.extend(events.pop().map(|e| (e, rejected)));
-                    return Ok(done);
-                }
+                Ok(line) => lines.push(line),
+                // Its template fails on it, or it was accepted under another configuration and cannot be read any more.
+                // One event must not hold up the others.
+                Err(rejected) if lines.is_empty() => return Ok(done.give_up_first(rejected)),
                 Err(_) => break,
             }
         }
         let before = job.profile.as_ref().map_or("", |p| p.summary.as_str());
         let (mut count, prepared) = match self.fit(before, &lines)? {
             Fit::Takes(count, prepared) => (count, prepared),
-            Fit::OverBudget(tokens) => {
-                let (mut events, ..) = split_off(&mut done.rest, 1);
-                let detail = format!(
-                    "the prompt of this event alone has {tokens} tokens, the budget is {} (summary.prompt_tokens)",
-                    self.budget()
-                );
-                done.dead.extend(events.pop().map(|e| {
-                    let reason = Reason::OverBudget;
-                    (e, Rejected { reason, detail })
-                }));
-                return Ok(done);
-            }
+            Fit::Not(rejected) => return Ok(done.give_up_first(rejected)),
         };
         let mut usage = proto::Usage::default();
         let mut answer = self
@@ -246,25 +303,21 @@ impl Summarizer {
         Ok(done)
     }
 
-    /// An event's line in the prompt; the outer error is the event's, the inner one the template's.
-    fn line(
-        &self,
-        topic: &str,
-        partition: i32,
-        event: &Event,
-    ) -> Result<Result<String, TemplateError>, Rejected> {
+    /// An event's line in the prompt.
+    fn line(&self, topic: &str, partition: i32, event: &Event) -> Result<String, Rejected> {
         // The event time was settled when the event was read.
         let interaction = self
             .decoder
             .interaction(&event.record, Some(event.time_ms))?;
-        Ok(self.prompt.line(&Line {
+        let line = self.prompt.line(&Line {
             interaction: &interaction,
             time_ms: event.time_ms,
             late: event.late,
             topic,
             partition,
             offset: event.offset,
-        }))
+        });
+        line.map_err(template)
     }
 
     /// How many tokens an event's line has, for windows that are limited by tokens.
@@ -290,16 +343,9 @@ impl Summarizer {
         Ok(self.engine.count(&line))
     }
 
-    fn budget(&self) -> u32 {
-        let context = self.engine.description().context_tokens;
-        self.config
-            .prompt_tokens
-            .min(context.saturating_sub(self.config.max_tokens))
-    }
-
     /// As many of the lines as the prompt budget holds.
     fn fit(&self, before: &str, lines: &[String]) -> Result<Fit, Error> {
-        let budget = self.budget();
+        let budget = budget(&self.config, self.engine.as_ref());
         let mut count = lines.len();
         let mut sum: u32 = 0;
         for (n, line) in lines.iter().enumerate() {
@@ -310,7 +356,15 @@ impl Summarizer {
             }
         }
         loop {
-            let tokens = match self.engine.prepare(self.request(before, &lines[..count])?) {
+            let request = match self.request(before, &lines[..count]) {
+                Ok(request) => request,
+                Err(error) if count == 1 => return Ok(Fit::Not(template(error))),
+                Err(_) => {
+                    count = count.div_ceil(2);
+                    continue;
+                }
+            };
+            let tokens = match self.engine.prepare(request) {
                 Ok(prepared) if prepared.prompt_tokens <= budget => {
                     return Ok(Fit::Takes(count, prepared));
                 }
@@ -319,7 +373,7 @@ impl Summarizer {
                 Err(error) => return Err(error.into()),
             };
             if count == 1 {
-                return Ok(Fit::OverBudget(tokens));
+                return Ok(Fit::Not(self.over_budget(before, tokens, budget)));
             }
             // Too many by about the share that is over, and by at least one.
             let share = u64::from(budget) * count as u64 / u64::from(tokens.max(1));
@@ -327,8 +381,23 @@ impl Summarizer {
         }
     }
 
+    /// Why not even one event fits: it is too long, or leaves no room for itself beside what stands around it.
+    fn over_budget(&self, before: &str, tokens: u32, budget: u32) -> Rejected {
+        let around = self
+            .engine
+            .count(&self.config.instructions)
+            .saturating_add(self.engine.count(before));
+        let detail = format!(
+            "the prompt of this event alone has {tokens} tokens, {around} of them the instructions and the profile; the budget is {budget} (summary.prompt_tokens, or the model's context less summary.max_tokens)"
+        );
+        Rejected::new(Reason::OverBudget, detail)
+    }
+
     fn prepare(&self, before: &str, lines: &[String]) -> Result<Option<Prepared>, Error> {
-        match self.engine.prepare(self.request(before, lines)?) {
+        let Ok(request) = self.request(before, lines) else {
+            return Ok(None);
+        };
+        match self.engine.prepare(request) {
             Ok(prepared) => Ok(Some(prepared)),
             Err(engine::Error::TooLong { .. }) => Ok(None),
             Err(error) => Err(error.into()),
@@ -442,8 +511,23 @@ impl Summarizer {
 enum Fit {
     /// So many of the lines, and the request that holds them.
     Takes(usize, Prepared),
-    /// Not even the first line; the prompt's tokens.
-    OverBudget(u32),
+    /// Not even the first line, and why.
+    Not(Rejected),
+}
+
+impl Done {
+    /// Gives up the event whose turn it is.
+    fn give_up_first(mut self, rejected: Rejected) -> Self {
+        let (mut events, ..) = split_off(&mut self.rest, 1);
+        self.dead.extend(events.pop().map(|e| (e, rejected)));
+        self
+    }
+}
+
+/// An event that a template fails on. The error names the place in the template and none of the event's text.
+#[allow(clippy::needless_pass_by_value)] // for map_err
+fn template(error: TemplateError) -> Rejected {
+    Rejected::new(Reason::Template, error.to_string())
 }
 
 fn event_at(windows: &VecDeque<Closed>, mut index: usize) -> Option<&Event> {

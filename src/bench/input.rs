@@ -190,7 +190,9 @@ mod tests {
         let counts = counts(&input(0.0));
         // Those at the end are cut short.
         assert!(counts.len() > 480, "{}", counts.len());
-        assert!(counts.values().all(|&n| n <= 10));
+        // The first come a second time in their place.
+        assert!(counts.values().filter(|&&n| n > 10).count() <= 20);
+        assert!(counts.values().all(|&n| n <= 20));
         assert!(counts.values().filter(|&&n| n == 10).count() > 470);
     }
 

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::bail;
 use limn::config::{Config, Engine, Faults};
+use limn::summarize;
 use limn::topics::{Admin, Finding};
 
 /// Looks for every fault at once: configuration, brokers, topics, model, state folder, HTTP address
@@ -19,7 +20,7 @@ use limn::topics::{Admin, Finding};
 pub struct Args {
     #[command(flatten)]
     config: super::ConfigFile,
-    /// Leave out what needs the brokers
+    /// Leave out what needs the network: the brokers, and the model's server
     #[arg(long)]
     offline: bool,
 }
@@ -53,7 +54,10 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
             parts.push(brokers(config)?);
         }
         if sound(&["engine"]) {
-            parts.push(Part::new("model", model(&config.engine)));
+            parts.push(Part::new(
+                "model",
+                model(config, args.offline, sound(&["summary"]))?,
+            ));
         }
         if sound(&["store"]) {
             parts.push(Part::new("state folder", folder(&config.store.folder)));
@@ -129,8 +133,10 @@ fn brokers(config: &Config) -> anyhow::Result<Part> {
     })
 }
 
-/// Whether the engine can be made: its files first, each by its key, then the model itself.
-fn model(engine: &Engine) -> Vec<String> {
+/// Whether the engine can be made: its files first, each by its key, then the model itself, or the server that has it;
+/// and whether an update has room in its prompt.
+fn model(config: &Config, offline: bool, summary_is_sound: bool) -> anyhow::Result<Vec<String>> {
+    let engine = &config.engine;
     let mut faults = Vec::new();
     if let Engine::Candle(candle) = engine {
         for (key, path) in [
@@ -153,17 +159,29 @@ fn model(engine: &Engine) -> Vec<String> {
             }
         }
     }
-    if faults.is_empty() {
-        faults.extend(
-            super::run::engine(engine)
-                .err()
-                .map(|error| match format!("{error:#}") {
-                    said if said.starts_with("engine") => said,
-                    said => format!("engine: {said}"),
-                }),
-        );
+    if !faults.is_empty() {
+        return Ok(faults);
     }
-    faults
+    let named = |said: String| match said {
+        said if said.starts_with("engine") => said,
+        said => format!("engine: {said}"),
+    };
+    match super::run::engine(engine) {
+        Err(error) => faults.push(named(format!("{error:#}"))),
+        Ok(engine) if summary_is_sound => {
+            let fault = summarize::check(&config.summary, engine.as_ref()).err();
+            faults.extend(fault.map(|error| error.to_string()));
+        }
+        Ok(_) => {}
+    }
+    if let Engine::OpenAi(server) = engine
+        && !offline
+        && let Ok(client) = super::run::openai(server)
+        && let Err(error) = tokio::runtime::Runtime::new()?.block_on(client.look())
+    {
+        faults.push(format!("engine.base_url: {}: {error}", server.base_url));
+    }
+    Ok(faults)
 }
 
 /// Whether a process could keep its state there. Nothing is left behind, and a folder that is not there is not made.

@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::{Context as _, bail};
 use limn::codec::{self, proto::ProfileState};
 use limn::config::Config;
-use limn::store::{self, Store};
+use limn::store::Store;
 use limn::text::visible;
 use reqwest::{Client, StatusCode, Url};
 
@@ -152,12 +152,7 @@ fn open(folder: &Path, args: &Args) -> anyhow::Result<Vec<ProfileState>> {
             folder.display()
         );
     }
-    let store = Store::open(&store::Config {
-        folder: folder.to_owned(),
-        cache_bytes: 8 << 20,
-        history: u64::MAX,
-        journal_entries: u64::MAX,
-    })?;
+    let store = Store::look(folder)?;
     let mut states = Vec::new();
     for partition in store.view.partitions()? {
         if args.history {

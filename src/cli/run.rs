@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use limn::clock::SystemClock;
 use limn::codec;
-use limn::config::{Config, Engine as Wanted};
-use limn::engine::{Candle, Engine, OpenAi, OpenAiConfig, Script, Scripted};
+use limn::config::{self, Config, Engine as Wanted};
+use limn::engine::{self, Candle, Engine, OpenAi, OpenAiConfig, Script, Scripted};
 use limn::metrics::Exposition;
 use limn::pipeline::{self, Parts, Phase, Status, Topics};
 use limn::serve::{Server, Sources, Token};
@@ -78,7 +78,9 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
     let _ = runtime.block_on(serving);
     // A call of librdkafka that hangs must not keep the process: dropping a runtime waits for such calls.
     runtime.shutdown_background();
-    store.flush()?;
+    if let Err(error) = store.flush() {
+        tracing::warn!(%error, "the state folder is not written through: the next start reads more from Kafka");
+    }
     let status = shown.borrow().clone();
     tracing::info!(
         events = status.events_read,
@@ -207,16 +209,7 @@ async fn loaded(
 pub(super) fn engine(wanted: &Wanted) -> anyhow::Result<Arc<dyn Engine>> {
     Ok(match wanted {
         Wanted::Candle(candle) => Arc::new(Candle::open(candle)?),
-        Wanted::OpenAi(server) => Arc::new(OpenAi::new(OpenAiConfig {
-            base_url: server.base_url.clone(),
-            model: server.model.clone(),
-            api_key: server.api_key.as_ref().map(|key| key.reveal().to_owned()),
-            timeout: server.timeout,
-            connect_timeout: server.connect_timeout,
-            retries: server.retries,
-            concurrency: server.concurrency,
-            context_tokens: server.context_tokens,
-        })?),
+        Wanted::OpenAi(server) => Arc::new(openai(server)?),
         Wanted::Scripted { delay } => {
             let delay = *delay;
             Arc::new(Scripted::with(64, move |_, _| match delay {
@@ -224,6 +217,20 @@ pub(super) fn engine(wanted: &Wanted) -> anyhow::Result<Arc<dyn Engine>> {
                 delay => Script::After(delay, Box::new(Script::Answer)),
             }))
         }
+    })
+}
+
+/// The client of the model's server.
+pub(super) fn openai(server: &config::OpenAi) -> Result<OpenAi, engine::Error> {
+    OpenAi::new(OpenAiConfig {
+        base_url: server.base_url.clone(),
+        model: server.model.clone(),
+        api_key: server.api_key.as_ref().map(|key| key.reveal().to_owned()),
+        timeout: server.timeout,
+        connect_timeout: server.connect_timeout,
+        retries: server.retries,
+        concurrency: server.concurrency,
+        context_tokens: server.context_tokens,
     })
 }
 

@@ -62,7 +62,7 @@ pub fn read(mut summary: Section<'_>) -> Config {
             message: message.to_owned(),
             ..config.clone()
         };
-        if let Err(error) = Prompt::new(&probe) {
+        if let Err(error) = Prompt::new(&probe).and_then(|prompt| prompt.probe()) {
             summary.fault_unshown(
                 key,
                 place,

@@ -110,7 +110,13 @@ pub async fn run<W: Write>(
         ],
         PARTITIONS,
     )?;
-    give_back(&broker, &store, topics)?;
+    if let Err(error) = give_back(&broker, &store, topics) {
+        // The folder is torn somewhere. Here nothing else knows the profiles: they are made again, from the journal or anew.
+        if store.renew()?.is_none() {
+            return Err(error);
+        }
+        give_back(&broker, &store, topics)?;
+    }
     let loaded = load_all(&broker, options)?;
     let config = on_broker(&broker, options);
 

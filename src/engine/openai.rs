@@ -1,12 +1,15 @@
 //! A model behind an HTTP server that speaks the OpenAI protocol (`POST …/chat/completions`).
 
+mod refusal;
+
 use std::time::{Duration, Instant};
 
-use reqwest::header::RETRY_AFTER;
-use reqwest::{Client, Response, StatusCode};
+use reqwest::{Client, Response};
 use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio::sync::Semaphore;
+
+use refusal::Refused;
 
 use super::{
     Answer, Description, Engine, Error, Finish, Output, Prepared, Request, Sampling, hash,
@@ -38,8 +41,12 @@ const MAX_BODY: usize = 4 << 20;
 /// First wait before a request is sent again; it doubles up to [`BACKOFF_MAX`].
 const BACKOFF: Duration = Duration::from_millis(250);
 const BACKOFF_MAX: Duration = Duration::from_secs(10);
-/// Longest wait that a server may ask for.
-const RETRY_AFTER_MAX: Duration = Duration::from_secs(300);
+/// Most bytes of a refusal that are read.
+const MAX_REFUSAL: usize = 64 << 10;
+/// How long the server may take to tell its models.
+const LOOK: Duration = Duration::from_secs(15);
+/// The user's message of a request that no server has a reason to refuse for its text.
+const PROBE: &str = "Answer with the word ok.";
 
 /// A model behind a server. Its tokenizer is not known here: a token is taken to be three bytes, which is more tokens than most text has.
 pub struct OpenAi {
@@ -75,7 +82,7 @@ struct Usage {
     #[serde(default)]
     prompt_tokens: u32,
     #[serde(default)]
-    completion_tokens: u32,
+    completion_tokens: Option<u32>,
     #[serde(default)]
     prompt_tokens_details: Option<Details>,
 }
@@ -170,21 +177,12 @@ impl OpenAi {
 
     async fn once(&self, body: &Value, prepared: &Prepared) -> Result<Output, Error> {
         let began = Instant::now();
-        let away = |reason: String| Error::Unavailable {
-            reason,
-            retry_after: None,
+        let response = match self.send(body).await? {
+            Ok(response) => response,
+            Err(refused) => return Err(self.judged(refused, prepared).await),
         };
-        let mut request = self.client.post(&self.url).json(body);
-        if let Some(key) = &self.config.api_key {
-            request = request.bearer_auth(key);
-        }
-        let response = request.send().await.map_err(|e| away(told(e)))?;
-        let status = response.status();
-        if !status.is_success() {
-            return Err(self.refused(status, &response));
-        }
-        let completion: Completion =
-            serde_json::from_slice(&limited(response).await?).map_err(|e| {
+        let completion: Completion = serde_json::from_slice(&limited(response, MAX_BODY).await?)
+            .map_err(|e| {
                 away(format!(
                     "the server's answer is not what the protocol says: {e}"
                 ))
@@ -204,7 +202,7 @@ impl OpenAi {
         };
         let usage = completion.usage.unwrap_or(Usage {
             prompt_tokens: prepared.prompt_tokens,
-            completion_tokens: self.count(&text),
+            completion_tokens: None,
             prompt_tokens_details: None,
         });
         Ok(Output {
@@ -214,40 +212,104 @@ impl OpenAi {
                 .prompt_tokens_details
                 .and_then(|d| d.cached_tokens)
                 .unwrap_or(0),
-            output_tokens: usage.completion_tokens,
+            // A count of nothing for a text is no count.
+            output_tokens: usage
+                .completion_tokens
+                .filter(|&count| count > 0)
+                .unwrap_or_else(|| self.count(&text)),
             seconds: began.elapsed().as_secs_f64(),
             text,
         })
     }
 
-    /// What a status means. The body is not told: it may repeat what was sent.
-    fn refused(&self, status: StatusCode, response: &Response) -> Error {
-        let said = format!("the server answered {status}");
-        match status.as_u16() {
-            401 | 403 => Error::Broken {
-                reason: format!("{said}: look at engine.api_key"),
-            },
-            404 | 405 => Error::Broken {
-                reason: format!(
-                    "{said}: look at engine.base_url and engine.model ({:?})",
-                    self.config.model
-                ),
-            },
-            408 | 409 | 425 | 429 | 500..=599 => Error::Unavailable {
-                reason: said,
-                retry_after: response
-                    .headers()
-                    .get(RETRY_AFTER)
-                    .and_then(|v| v.to_str().ok()?.trim().parse().ok())
-                    .map(|seconds| Duration::from_secs(seconds).min(RETRY_AFTER_MAX)),
-            },
-            300..=399 => Error::Broken {
-                reason: format!(
-                    "{said}: redirections are not followed, name the address itself (engine.base_url)"
-                ),
-            },
-            _ => Error::Rejected { reason: said },
+    /// Sends a request; the inner error is the server's refusal of it.
+    async fn send(&self, body: &Value) -> Result<Result<Response, Refused>, Error> {
+        let request = self.keyed(self.client.post(&self.url).json(body));
+        let response = request.send().await.map_err(|e| away(told(e)))?;
+        if response.status().is_success() {
+            return Ok(Ok(response));
         }
+        Ok(Err(Refused::read(response).await))
+    }
+
+    fn keyed(&self, request: reqwest::RequestBuilder) -> reqwest::RequestBuilder {
+        match &self.config.api_key {
+            Some(key) => request.bearer_auth(key),
+            None => request,
+        }
+    }
+
+    /// What a refusal means: whether of this very request, or of every one. Where its status leaves that open the server is
+    /// asked something that has nothing to refuse but what all requests have in common: the model, the parameters, the
+    /// instructions, the answer's length. So neither one strange event stops the service, nor a wrong parameter eats the stream.
+    async fn judged(&self, refused: Refused, prepared: &Prepared) -> Error {
+        if let Some(error) = refused.settled(&self.config.model) {
+            return error;
+        }
+        let request = Request {
+            user: PROBE.to_owned(),
+            previous: String::new(),
+            ..prepared.request.clone()
+        };
+        match self.send(&self.body(&request)).await {
+            Ok(Ok(_)) => Error::Rejected {
+                reason: refused.said,
+            },
+            Ok(Err(every)) => every
+                .settled(&self.config.model)
+                .unwrap_or_else(|| every.of_every_request()),
+            Err(away) => away,
+        }
+    }
+
+    /// Looks whether the server is there, takes the key and has the model, without an answer of the model where the
+    /// server tells its models.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`] where it is not there, [`Error::Broken`] where it will not work, each with what would do.
+    pub async fn look(&self) -> Result<(), Error> {
+        let url = format!("{}/models", self.config.base_url.trim_end_matches('/'));
+        let request = self.keyed(self.client.get(url)).timeout(LOOK);
+        let response = request.send().await.map_err(|e| away(told(e)))?;
+        let mut models = Vec::new();
+        if response.status().is_success() {
+            let body = limited(response, MAX_BODY).await?;
+            models = refusal::models(&body);
+            if models.contains(&self.config.model) {
+                return Ok(());
+            }
+        } else {
+            let refused = Refused::read(response).await;
+            // Some servers do not tell their models.
+            if !matches!(refused.status, 404 | 405 | 501) {
+                let error = refused.settled(&self.config.model);
+                return Err(error.unwrap_or_else(|| refused.of_every_request()));
+            }
+        }
+        // Some take names that they do not tell, or any name.
+        let request = Request {
+            system: PROBE.to_owned(),
+            user: PROBE.to_owned(),
+            previous: String::new(),
+            max_tokens: 8,
+            sampling: Sampling::Greedy,
+        };
+        let body = self.body(&request);
+        let answer = tokio::time::timeout(LOOK, self.send(&body)).await;
+        let refused = match answer {
+            Ok(answered) => match answered? {
+                Ok(_) => return Ok(()),
+                Err(refused) => refused,
+            },
+            Err(_) => return Err(away(format!("no answer of the model within {LOOK:?}"))),
+        };
+        let error = refused.settled(&self.config.model);
+        Err(match error.unwrap_or_else(|| refused.of_every_request()) {
+            Error::Broken { reason } if !models.is_empty() => Error::Broken {
+                reason: format!("{reason}; the models there: {}", refusal::some(&models)),
+            },
+            other => other,
+        })
     }
 }
 
@@ -263,17 +325,18 @@ fn told(error: reqwest::Error) -> String {
     format!("{kind}: {}", error.without_url())
 }
 
-async fn limited(mut response: Response) -> Result<Vec<u8>, Error> {
-    let away = |reason: String| Error::Unavailable {
+fn away(reason: String) -> Error {
+    Error::Unavailable {
         reason,
         retry_after: None,
-    };
+    }
+}
+
+async fn limited(mut response: Response, most: usize) -> Result<Vec<u8>, Error> {
     let mut body = Vec::new();
     while let Some(chunk) = response.chunk().await.map_err(|e| away(told(e)))? {
-        if body.len() + chunk.len() > MAX_BODY {
-            return Err(away(format!(
-                "the server's answer is over {MAX_BODY} bytes"
-            )));
+        if body.len() + chunk.len() > most {
+            return Err(away(format!("the server's answer is over {most} bytes")));
         }
         body.extend_from_slice(&chunk);
     }

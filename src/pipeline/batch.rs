@@ -25,6 +25,8 @@ pub(super) struct Pending {
     pub(super) changes: Vec<proto::ProfileChange>,
     /// Each user's last state: what a compacted topic would keep of several.
     pub(super) states: HashMap<Key, Arc<proto::ProfileState>>,
+    /// Every state in order: the view keeps those before the last one too.
+    versions: Vec<(Key, Arc<proto::ProfileState>)>,
     dead: Vec<Outgoing>,
     /// Partitions whose checkpoint has changed.
     pub(super) touched: BTreeSet<i32>,
@@ -58,9 +60,10 @@ impl Pending {
         change: proto::ProfileChange,
         state: Arc<proto::ProfileState>,
     ) {
-        self.bytes += change.before.len() + 3 * change.after.len() + 256;
+        self.bytes += change.before.len() + 4 * change.after.len() + 256;
         self.touch(key.0);
         self.changes.push(change);
+        self.versions.push((key.clone(), Arc::clone(&state)));
         self.states.insert(key, state);
     }
 
@@ -82,15 +85,21 @@ impl Pending {
         for change in &self.changes {
             records.push(change_record(&topics.changes, change));
         }
-        let mut view = Vec::with_capacity(self.states.len());
-        for ((partition, user), state) in &self.states {
+        let mut view = Vec::with_capacity(self.versions.len());
+        for (key @ (partition, user), state) in &self.versions {
             let bytes = codec::encode(state.as_ref());
-            records.push(state_record(
-                &topics.profiles,
-                *partition,
-                user,
-                bytes.clone(),
-            ));
+            if self
+                .states
+                .get(key)
+                .is_some_and(|last| Arc::ptr_eq(last, state))
+            {
+                records.push(state_record(
+                    &topics.profiles,
+                    *partition,
+                    user,
+                    bytes.clone(),
+                ));
+            }
             view.push(Change {
                 partition: *partition,
                 user: (&**user).into(),

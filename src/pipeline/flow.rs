@@ -74,7 +74,6 @@ pub(super) struct Flow<'a> {
     /// When the gauges were set.
     shown: Option<Instant>,
     drain_until: Option<Instant>,
-    rebuild: bool,
     limits: Limits,
 }
 
@@ -88,7 +87,6 @@ impl<'a> Flow<'a> {
         sink: Sink,
         summarizer: Arc<Summarizer>,
         count: i32,
-        rebuild: bool,
         limits: Limits,
     ) -> Self {
         Self {
@@ -119,7 +117,6 @@ impl<'a> Flow<'a> {
             paused: false,
             shown: None,
             drain_until: None,
-            rebuild,
             limits,
         }
     }
@@ -157,7 +154,11 @@ impl<'a> Flow<'a> {
                     Some(message) => self.told(message).await?,
                     None => return Err(Error::Thread("the polling thread is gone".to_owned())),
                 },
-                _ = tick.tick() => self.ticked()?,
+                _ = tick.tick() => {
+                    // Whoever met a fault of the folder, a reader of profiles too: it heals by beginning anew.
+                    self.parts.store.check()?;
+                    self.ticked()?;
+                }
             }
         }
     }

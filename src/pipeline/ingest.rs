@@ -85,7 +85,7 @@ impl Ingest {
                 decoded.time_ms,
                 &interaction,
             );
-            // A failing template is the configuration's fault; it stops the update that needs the line.
+            // An event that the template fails on is given up with its update.
             tokens = counted.unwrap_or(0);
         }
         Ok((decoded, tokens))

@@ -32,7 +32,6 @@ pub(super) fn restore(
     config: &Config,
     store: &Store,
     assigned: &[Assigned],
-    rebuild: bool,
     now_ms: i64,
     cancelled: &AtomicBool,
 ) -> Result<Vec<Restored>, Error> {
@@ -40,8 +39,8 @@ pub(super) fn restore(
     let mut wanted = Vec::with_capacity(2 * assigned.len());
     let mut positions: HashMap<i32, i64> = HashMap::new();
     for &Assigned { partition, .. } in assigned {
-        let position = match view.position(partition) {
-            Ok(Some(at)) if !rebuild && now_ms.saturating_sub(at.at_ms) < STALE_MS => at.offset,
+        let position = match view.position(partition)? {
+            Some(at) if now_ms.saturating_sub(at.at_ms) < STALE_MS => at.offset,
             _ => {
                 view.clear(partition)?;
                 0

@@ -13,6 +13,8 @@ use rdkafka::mocking::MockCluster;
 use rdkafka::producer::{BaseProducer, BaseRecord, DefaultProducerContext, Producer};
 use std::collections::BTreeMap;
 
+mod faults;
+
 const PARTITIONS: i32 = 2;
 
 struct World {

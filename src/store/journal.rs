@@ -1,30 +1,39 @@
 //! Finished model calls, by hash of what went in: the same call is never paid for twice.
 
+use std::ops::Range;
+use std::sync::{Arc, PoisonError};
+
+use super::database::Database;
 use super::{Error, seal, unseal};
 
 /// Finished model calls, bounded: the oldest go first.
 #[derive(Debug)]
 pub struct Journal {
-    tree: sled::Tree,
+    database: Arc<Database>,
     max_entries: u64,
-    /// Numbers in use: from the oldest entry to the one before `next`.
-    numbers: std::sync::Mutex<std::ops::Range<u64>>,
+}
+
+/// Most old entries that go with one new one: a bound that was lowered by much is come to over many calls, and none of them waits for long.
+const GO_AT_ONCE: u64 = 16;
+
+/// The numbers that a tree's entries have.
+pub(super) fn numbers(tree: &sled::Tree) -> Result<Range<u64>, Error> {
+    let first = tree.scan_prefix(b"n").next().transpose()?;
+    let last = tree.scan_prefix(b"n").next_back().transpose()?;
+    let number = |entry: Option<(sled::IVec, sled::IVec)>| {
+        entry.map(|(key, _)| key.iter().skip(1).fold(0u64, |n, &x| n << 8 | u64::from(x)))
+    };
+    let start = number(first).unwrap_or(0);
+    let end = number(last).map_or(start, |n| n.saturating_add(1));
+    Ok(start..end)
 }
 
 impl Journal {
-    pub(super) fn new(tree: sled::Tree, max_entries: u64) -> Result<Self, Error> {
-        let first = tree.scan_prefix(b"n").next().transpose()?;
-        let last = tree.scan_prefix(b"n").next_back().transpose()?;
-        let number = |entry: Option<(sled::IVec, sled::IVec)>| {
-            entry.map(|(key, _)| key.iter().skip(1).fold(0u64, |n, &x| n << 8 | u64::from(x)))
-        };
-        let start = number(first).unwrap_or(0);
-        let end = number(last).map_or(start, |n| n.saturating_add(1));
-        Ok(Self {
-            tree,
+    pub(super) fn new(database: Arc<Database>, max_entries: u64) -> Self {
+        Self {
+            database,
             max_entries: max_entries.max(1),
-            numbers: std::sync::Mutex::new(start..end),
-        })
+        }
     }
 
     /// What the call with this hash gave; `None` where it was never made, was forgotten, or is torn (it is then made anew).
@@ -33,10 +42,10 @@ impl Journal {
     /// [`Error::Io`] or [`Error::Torn`] from sled.
     pub fn get(&self, hash: &[u8; 32]) -> Result<Option<Vec<u8>>, Error> {
         let key = entry_key(hash);
-        Ok(self
-            .tree
-            .get(&key)?
-            .and_then(|sealed| unseal(&key, &sealed).map(<[u8]>::to_vec)))
+        self.database.with(|trees| {
+            let sealed = trees.journal.get(&key)?;
+            Ok(sealed.and_then(|sealed| unseal(&key, &sealed).map(<[u8]>::to_vec)))
+        })
     }
 
     /// Keeps what a call gave. A hash that is there already keeps its place in the order and takes the new value.
@@ -47,29 +56,29 @@ impl Journal {
         let key = entry_key(hash);
         let mut batch = sled::Batch::default();
         batch.insert(&key[..], seal(&key, output));
-        // A poisoned lock holds a range that is still right: it is changed last.
-        let mut numbers = self
-            .numbers
-            .lock()
-            .unwrap_or_else(std::sync::PoisonError::into_inner);
-        let mut after = numbers.clone();
-        if !self.tree.contains_key(&key)? {
-            batch.insert(number_key(after.end), &hash[..]);
-            after.end += 1;
-            while after.end - after.start > self.max_entries {
-                let old = number_key(after.start);
-                if let Some(hash) = self.tree.get(&old)? {
-                    let mut gone = vec![b'e'];
-                    gone.extend_from_slice(&hash);
-                    batch.remove(gone);
+        self.database.with(|trees| {
+            // A poisoned lock holds a range that is still right: it is changed last.
+            let mut numbers = trees.numbers.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut after = numbers.clone();
+            if !trees.journal.contains_key(&key)? {
+                batch.insert(number_key(after.end), &hash[..]);
+                after.end += 1;
+                let over = (after.end - after.start).saturating_sub(self.max_entries);
+                for _ in 0..over.min(GO_AT_ONCE) {
+                    let old = number_key(after.start);
+                    if let Some(hash) = trees.journal.get(&old)? {
+                        let mut gone = vec![b'e'];
+                        gone.extend_from_slice(&hash);
+                        batch.remove(gone);
+                    }
+                    batch.remove(old);
+                    after.start += 1;
                 }
-                batch.remove(old);
-                after.start += 1;
             }
-        }
-        self.tree.apply_batch(batch)?;
-        *numbers = after;
-        Ok(())
+            trees.journal.apply_batch(batch)?;
+            *numbers = after;
+            Ok(())
+        })
     }
 }
 
@@ -87,33 +96,36 @@ fn number_key(number: u64) -> Vec<u8> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::database::tests::temporary;
     use super::*;
 
-    fn journal(db: &sled::Db) -> Journal {
-        Journal::new(db.open_tree("journal").unwrap(), 3).unwrap()
+    fn length(database: &Database) -> usize {
+        database.with(|trees| Ok(trees.journal.len())).unwrap()
     }
 
     #[test]
     fn the_journal_keeps_the_newest_calls_also_over_a_restart() {
-        let db = sled::Config::new().temporary(true).open().unwrap();
+        let folder = tempfile::tempdir().unwrap();
         for half in [0u8..4, 4..6] {
-            let journal = journal(&db);
+            let database = Database::open(folder.path(), 1 << 20).unwrap();
+            let journal = Journal::new(Arc::new(database), 3);
             for n in half {
                 journal.put(&[n; 32], &[n, n]).unwrap();
             }
         }
-        let journal = journal(&db);
+        let database = Arc::new(Database::open(folder.path(), 1 << 20).unwrap());
+        let journal = Journal::new(Arc::clone(&database), 3);
         let kept: Vec<u8> = (0..6)
             .filter(|&n| journal.get(&[n; 32]).unwrap() == Some(vec![n, n]))
             .collect();
         assert_eq!(kept, [3, 4, 5]);
-        assert_eq!(journal.tree.len(), 6, "three entries and their numbers");
+        assert_eq!(length(&database), 6, "three entries and their numbers");
     }
 
     #[test]
     fn the_same_call_again_takes_no_second_place() {
-        let db = sled::Config::new().temporary(true).open().unwrap();
-        let journal = journal(&db);
+        let (database, _folder) = temporary();
+        let journal = Journal::new(database, 3);
         for _ in 0..10 {
             journal.put(&[1; 32], b"x").unwrap();
         }
@@ -123,13 +135,36 @@ mod tests {
     }
 
     #[test]
+    fn a_bound_that_was_lowered_by_much_is_come_to_a_little_with_each_call() {
+        let (database, _folder) = temporary();
+        let hash = |n: usize| *blake3::hash(&n.to_le_bytes()).as_bytes();
+        let roomy = Journal::new(Arc::clone(&database), 1000);
+        (0..200).for_each(|n| roomy.put(&hash(n), b"x").unwrap());
+        let tight = Journal::new(Arc::clone(&database), 5);
+        let mut before = length(&database);
+        for n in 200..220 {
+            tight.put(&hash(n), b"x").unwrap();
+            let now = length(&database);
+            assert!(before.saturating_sub(now) <= 2 * 16, "{before} {now}");
+            before = now;
+        }
+        assert_eq!(before, 10, "five entries and their numbers");
+        assert!(tight.get(&hash(215)).unwrap().is_some());
+        assert!(tight.get(&hash(214)).unwrap().is_none());
+    }
+
+    #[test]
     fn a_torn_entry_counts_as_a_call_never_made() {
-        let db = sled::Config::new().temporary(true).open().unwrap();
-        let journal = journal(&db);
+        let (database, _folder) = temporary();
+        let journal = Journal::new(Arc::clone(&database), 3);
         journal.put(&[1; 32], b"x").unwrap();
-        journal
-            .tree
-            .insert(entry_key(&[1; 32]), &b"\x01noise"[..])
+        database
+            .with(|trees| {
+                trees
+                    .journal
+                    .insert(entry_key(&[1; 32]), &b"\x01noise"[..])?;
+                Ok(())
+            })
             .unwrap();
         assert_eq!(journal.get(&[1; 32]).unwrap(), None);
     }

@@ -1,5 +1,10 @@
 //! The profiles of the partitions that this instance owns, or owned: current states and the versions before them.
 
+use std::collections::BTreeSet;
+use std::ops::Bound;
+use std::sync::Arc;
+
+use super::database::Database;
 use super::{Error, seal, unseal};
 
 /// How far the profiles topic was applied to a partition's view.
@@ -39,13 +44,16 @@ const ORIGIN: &[u8] = b"o";
 /// Profiles by input partition and user.
 #[derive(Debug, Clone)]
 pub struct View {
-    tree: sled::Tree,
+    database: Arc<Database>,
     history: u64,
 }
 
+/// Entries read or removed at once where there may be many.
+const PAGE: usize = 512;
+
 impl View {
-    pub(super) fn new(tree: sled::Tree, history: u64) -> Self {
-        Self { tree, history }
+    pub(super) fn new(database: Arc<Database>, history: u64) -> Self {
+        Self { database, history }
     }
 
     /// A user's current state as it was encoded.
@@ -61,12 +69,14 @@ impl View {
     /// # Errors
     /// [`Error::Torn`] where a value does not match its checksum.
     pub fn versions(&self, partition: i32, user: &str) -> Result<Vec<Vec<u8>>, Error> {
-        let mut versions = Vec::new();
-        for entry in self.tree.scan_prefix(history_prefix(partition, user)) {
-            let (key, sealed) = entry?;
-            versions.push(checked(&key, &sealed)?);
-        }
-        Ok(versions)
+        self.database.with(|trees| {
+            let mut versions = Vec::new();
+            for entry in trees.view.scan_prefix(history_prefix(partition, user)) {
+                let (key, sealed) = entry?;
+                versions.push(checked(&key, &sealed)?);
+            }
+            Ok(versions)
+        })
     }
 
     /// How far the profiles topic was applied; `None` where the partition was never restored.
@@ -78,9 +88,8 @@ impl View {
         let Some(bytes) = self.read(&key)? else {
             return Ok(None);
         };
-        let numbers: [u8; 16] = bytes
-            .try_into()
-            .map_err(|_| Error::Torn(format!("position of partition {partition}")))?;
+        let torn = |_| Error::Torn(format!("position of partition {partition}"));
+        let numbers: [u8; 16] = self.database.with(|_| bytes.try_into().map_err(torn))?;
         let (offset, at_ms) = numbers.split_at(8);
         let number = |b: &[u8]| b.iter().fold(0i64, |n, &x| n << 8 | i64::from(x));
         Ok(Some(Applied {
@@ -97,9 +106,10 @@ impl View {
         let Some(bytes) = self.read(&key(b'c', partition))? else {
             return Ok(None);
         };
-        let (next, checkpoint) = bytes
-            .split_first_chunk::<8>()
-            .ok_or_else(|| Error::Torn(format!("checkpoint of partition {partition}")))?;
+        let torn = || Error::Torn(format!("checkpoint of partition {partition}"));
+        let (next, checkpoint) = self
+            .database
+            .with(|_| bytes.split_first_chunk::<8>().ok_or_else(torn))?;
         Ok(Some((i64::from_be_bytes(*next), checkpoint.to_vec())))
     }
 
@@ -115,15 +125,18 @@ impl View {
         if before.as_deref() == Some(origin) {
             return Ok(None);
         }
-        if before.is_some() {
-            // Emptied first, positions before all: a crash in between leaves the old name, and all of this is done again.
-            for kind in *b"pcsh" {
-                for entry in self.tree.scan_prefix([kind]) {
-                    self.tree.remove(entry?.0)?;
+        self.database.with(|trees| {
+            if before.is_some() {
+                // Emptied first, positions before all: a crash in between leaves the old name, and all of this is done again.
+                for kind in *b"pcsh" {
+                    for entry in trees.view.scan_prefix([kind]) {
+                        trees.view.remove(entry?.0)?;
+                    }
                 }
             }
-        }
-        self.tree.insert(ORIGIN, seal(ORIGIN, origin.as_bytes()))?;
+            trees.view.insert(ORIGIN, seal(ORIGIN, origin.as_bytes()))?;
+            Ok(())
+        })?;
         Ok(before)
     }
 
@@ -132,8 +145,10 @@ impl View {
     /// # Errors
     /// [`Error::Io`] or [`Error::Torn`] from sled.
     pub fn forget_origin(&self) -> Result<(), Error> {
-        self.tree.remove(ORIGIN)?;
-        Ok(())
+        self.database.with(|trees| {
+            trees.view.remove(ORIGIN)?;
+            Ok(())
+        })
     }
 
     /// Applies a batch: all of it, or nothing. The positions are part of it, so the view is never ahead of what its
@@ -154,27 +169,37 @@ impl View {
             bytes.extend_from_slice(checkpoint);
             put(&key(b'c', *partition), &bytes);
         }
-        for change in &batch.changes {
-            let current = current_key(change.partition, &change.user);
-            if let Some((version, payload)) = &change.state {
-                sled_batch.insert(&current[..], seal(&current, payload));
-                let kept = history_key(change.partition, &change.user, *version);
-                sled_batch.insert(&kept[..], seal(&kept, payload));
-                if let Some(old) = version.checked_sub(self.history + 1) {
-                    sled_batch.remove(history_key(change.partition, &change.user, old));
-                }
-            } else {
-                sled_batch.remove(current);
-                for entry in self
-                    .tree
-                    .scan_prefix(history_prefix(change.partition, &change.user))
-                {
+        // Versions that this very batch brings: they are not in the tree yet, and may be too old or erased already.
+        let mut fresh: BTreeSet<Vec<u8>> = BTreeSet::new();
+        self.database.with(|trees| {
+            for change in &batch.changes {
+                let current = current_key(change.partition, &change.user);
+                // Every version before it goes; a number may be missing where a transaction held several.
+                let gone_before = match &change.state {
+                    Some((version, payload)) => {
+                        sled_batch.insert(&current[..], seal(&current, payload));
+                        let kept = history_key(change.partition, &change.user, *version);
+                        sled_batch.insert(&kept[..], seal(&kept, payload));
+                        fresh.insert(kept);
+                        version.saturating_sub(self.history)
+                    }
+                    None => {
+                        sled_batch.remove(current);
+                        u64::MAX
+                    }
+                };
+                let oldest = history_key(change.partition, &change.user, 0);
+                let end = history_key(change.partition, &change.user, gone_before);
+                for entry in trees.view.range(&oldest[..]..&end[..]) {
                     sled_batch.remove(entry?.0);
                 }
+                for key in fresh.range(oldest..end) {
+                    sled_batch.remove(&key[..]);
+                }
             }
-        }
-        self.tree.apply_batch(sled_batch)?;
-        Ok(())
+            trees.view.apply_batch(sled_batch)?;
+            Ok(())
+        })
     }
 
     /// Forgets a partition, to build it again from the topic. The position goes first: what a crash leaves of the
@@ -183,12 +208,14 @@ impl View {
     /// # Errors
     /// [`Error::Io`] or [`Error::Torn`] from sled.
     pub fn clear(&self, partition: i32) -> Result<(), Error> {
-        for kind in *b"pcsh" {
-            for entry in self.tree.scan_prefix(key(kind, partition)) {
-                self.tree.remove(entry?.0)?;
+        self.database.with(|trees| {
+            for kind in *b"pcsh" {
+                for entry in trees.view.scan_prefix(key(kind, partition)) {
+                    trees.view.remove(entry?.0)?;
+                }
             }
-        }
-        Ok(())
+            Ok(())
+        })
     }
 
     /// The partitions that something is kept of.
@@ -196,28 +223,53 @@ impl View {
     /// # Errors
     /// [`Error::Io`] or [`Error::Torn`] from sled.
     pub fn partitions(&self) -> Result<Vec<i32>, Error> {
-        let mut partitions = Vec::new();
-        for entry in self.tree.scan_prefix(b"p") {
-            if let Some(number) = entry?.0.get(1..).and_then(|n| n.try_into().ok()) {
-                partitions.push(i32::from_be_bytes(number));
+        self.database.with(|trees| {
+            let mut partitions = Vec::new();
+            for entry in trees.view.scan_prefix(b"p") {
+                if let Some(number) = entry?.0.get(1..).and_then(|n| n.try_into().ok()) {
+                    partitions.push(i32::from_be_bytes(number));
+                }
             }
-        }
-        Ok(partitions)
-    }
-
-    /// Every current state of a partition as it was encoded, by user.
-    pub fn states(&self, partition: i32) -> impl Iterator<Item = Result<Vec<u8>, Error>> + '_ {
-        self.tree.scan_prefix(key(b's', partition)).map(|entry| {
-            let (key, sealed) = entry?;
-            checked(&key, &sealed)
+            Ok(partitions)
         })
     }
 
+    /// Every current state of a partition as it was encoded, by user. Behind an error nothing follows.
+    pub fn states(&self, partition: i32) -> impl Iterator<Item = Result<Vec<u8>, Error>> + '_ {
+        let prefix = key(b's', partition);
+        let mut from = Some(Bound::Included(prefix.clone()));
+        // A page at a time: nothing of sled leaves its room, so that the database can be closed between two pages.
+        let mut page = move || -> Result<Vec<Vec<u8>>, Error> {
+            let Some(start) = from.take() else {
+                return Ok(Vec::new());
+            };
+            self.database.with(|trees| {
+                let mut states = Vec::new();
+                let all = trees.view.range((start, Bound::Unbounded));
+                for entry in all.take(PAGE) {
+                    let (key, sealed) = entry?;
+                    if !key.starts_with(&prefix) {
+                        return Ok(states);
+                    }
+                    states.push(checked(&key, &sealed)?);
+                    from = (states.len() == PAGE).then(|| Bound::Excluded(key.to_vec()));
+                }
+                Ok(states)
+            })
+        };
+        std::iter::from_fn(move || match page() {
+            Ok(states) if states.is_empty() => None,
+            Ok(states) => Some(states.into_iter().map(Ok).collect::<Vec<_>>()),
+            Err(error) => Some(vec![Err(error)]),
+        })
+        .flatten()
+    }
+
     fn read(&self, key: &[u8]) -> Result<Option<Vec<u8>>, Error> {
-        self.tree
-            .get(key)?
-            .map(|sealed| checked(key, &sealed))
-            .transpose()
+        self.database.with(|trees| {
+            let sealed = trees.view.get(key)?;
+            sealed.map(|sealed| checked(key, &sealed)).transpose()
+        })
     }
 }
 
@@ -259,11 +311,95 @@ fn history_key(partition: i32, user: &str, version: u64) -> Vec<u8> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::database::tests::temporary;
     use super::*;
 
-    fn view(history: u64) -> View {
-        let db = sled::Config::new().temporary(true).open().unwrap();
-        View::new(db.open_tree("view").unwrap(), history)
+    struct Opened {
+        view: View,
+        _folder: tempfile::TempDir,
+    }
+
+    impl std::ops::Deref for Opened {
+        type Target = View;
+        fn deref(&self) -> &View {
+            &self.view
+        }
+    }
+
+    fn view(history: u64) -> Opened {
+        let (database, _folder) = temporary();
+        let view = View::new(database, history);
+        Opened { view, _folder }
+    }
+
+    fn change(user: &str, state: Option<u64>) -> Change {
+        Change {
+            partition: 0,
+            user: user.into(),
+            state: state.map(|v| (v, format!("v{v}").into_bytes())),
+        }
+    }
+
+    fn kept(view: &View, user: &str) -> Vec<String> {
+        let versions = view.versions(0, user).unwrap().into_iter();
+        versions.map(|v| String::from_utf8(v).unwrap()).collect()
+    }
+
+    #[test]
+    fn no_version_older_than_the_history_stays_when_transactions_held_several() {
+        let view = view(2);
+        // As a restore sees it: one of several versions each time.
+        for version in [1, 4, 5, 9, 30] {
+            view.apply(&ViewBatch {
+                changes: vec![change("a", Some(version))],
+                ..ViewBatch::default()
+            })
+            .unwrap();
+            assert!(kept(&view, "a").len() <= 3);
+        }
+        assert_eq!(kept(&view, "a"), ["v30"]);
+        // As the service applies it: all of them in one batch.
+        view.apply(&ViewBatch {
+            changes: (31..=36).map(|v| change("a", Some(v))).collect(),
+            ..ViewBatch::default()
+        })
+        .unwrap();
+        assert_eq!(kept(&view, "a"), ["v34", "v35", "v36"]);
+    }
+
+    #[test]
+    fn a_user_who_is_erased_in_the_batch_that_wrote_them_is_gone() {
+        let view = view(5);
+        view.apply(&ViewBatch {
+            changes: vec![
+                change("a", Some(1)),
+                change("a", Some(2)),
+                change("a", None),
+                change("b", Some(1)),
+                change("b", None),
+                change("b", Some(1)),
+            ],
+            ..ViewBatch::default()
+        })
+        .unwrap();
+        assert!(kept(&view, "a").is_empty());
+        assert_eq!(view.get(0, "a").unwrap(), None);
+        assert_eq!(kept(&view, "b"), ["v1"]);
+    }
+
+    #[test]
+    fn every_state_of_a_partition_is_listed_once_however_many_there_are() {
+        let view = view(0);
+        let users = 2 * PAGE + 1;
+        view.apply(&ViewBatch {
+            changes: (0..users)
+                .map(|n| change(&format!("u{n}"), Some(1)))
+                .collect(),
+            ..ViewBatch::default()
+        })
+        .unwrap();
+        assert_eq!(view.states(0).map(Result::unwrap).count(), users);
+        assert_eq!(view.states(1).count(), 0);
     }
 
     fn set(view: &View, partition: i32, user: &str, state: Option<(u64, &str)>) {
@@ -365,8 +501,13 @@ mod tests {
     fn a_torn_value_is_an_error_that_keeps_the_user_to_itself() {
         let view = view(1);
         set(&view, 0, "secret-user", Some((1, "x")));
-        view.tree
-            .insert(current_key(0, "secret-user"), b"\x01oops x")
+        view.database
+            .with(|trees| {
+                trees
+                    .view
+                    .insert(current_key(0, "secret-user"), b"\x01oops x")?;
+                Ok(())
+            })
             .unwrap();
         let error = view.get(0, "secret-user").unwrap_err().to_string();
         assert!(

@@ -49,14 +49,28 @@ pub(super) fn pass(
     if summary.is_empty() {
         return Err(Refusal::Empty);
     }
-    // Counted from the text: a remote engine's own count takes the reasoning in.
-    if engine.count(summary) > max_tokens && output.output_tokens > max_tokens {
+    if too_long(output, summary, max_tokens, engine) {
         return Err(Refusal::TooLong);
     }
     if loops(summary) {
         return Err(Refusal::Loop);
     }
     Ok(summary.to_owned())
+}
+
+/// More bytes than a token of a summary has on average: a count that asks for more is of something else.
+const TOKEN_BYTES: usize = 24;
+
+/// The engine's own count of the answer takes the reasoning in; counting the text alone is an estimate where the tokenizer
+/// is remote. So the first decides where there is no reasoning and the count can be true, else both must be over.
+fn too_long(output: &Output, summary: &str, max_tokens: u32, engine: &dyn Engine) -> bool {
+    let told = output.output_tokens;
+    let estimate = engine.count(summary);
+    let true_count = summary.len() <= told as usize * TOKEN_BYTES;
+    if !true_count {
+        return estimate > max_tokens;
+    }
+    told > max_tokens && (estimate > max_tokens || output.text.trim() == summary)
 }
 
 /// What stands behind the reasoning block (`<think>` … `</think>`, as Qwen3 writes it; the template may have opened it).
@@ -102,6 +116,30 @@ mod tests {
                 Err(Refusal::UnfinishedReasoning)
             );
         }
+    }
+
+    #[test]
+    fn an_over_long_answer_is_refused_however_it_was_counted() {
+        let engine = crate::engine::Scripted::new(1);
+        let answer = |text: &str, output_tokens| Output {
+            text: text.to_owned(),
+            finish: Finish::Stop,
+            prompt_tokens: 1,
+            cached_tokens: 0,
+            output_tokens,
+            seconds: 0.0,
+        };
+        let words = |n: usize| (0..n).map(|i| format!("w{i} ")).collect::<String>();
+        let pass = |text: &str, told| super::pass(&answer(text, told), 10, &engine);
+        // The engine's count is over, though the estimate is not; or is missing, or is nonsense.
+        assert_eq!(pass(&words(5), 11), Err(Refusal::TooLong));
+        assert_eq!(pass(&words(2000), 0), Err(Refusal::TooLong));
+        assert_eq!(pass(&words(2000), 3), Err(Refusal::TooLong));
+        assert_eq!(pass(&words(11), 11), Err(Refusal::TooLong));
+        // The estimate is over and the engine's count is not; or the count is of the reasoning.
+        assert!(pass(&words(12), 9).is_ok());
+        assert!(pass(&format!("<think>{}</think>{}", words(50), words(5)), 55).is_ok());
+        assert!(pass(&words(5), 0).is_ok());
     }
 
     #[test]

@@ -1,7 +1,9 @@
 //! Templates: an event's line, and the message around the lines.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
+use minijinja::value::{Object, Value};
 use minijinja::{Environment, context};
 use serde::Serialize;
 
@@ -40,6 +42,16 @@ struct Fields<'a> {
     topic: &'a str,
     partition: i32,
     offset: i64,
+}
+
+/// The same text under every name.
+#[derive(Debug)]
+struct Everywhere(&'static str);
+
+impl Object for Everywhere {
+    fn get_value(self: &Arc<Self>, _name: &Value) -> Option<Value> {
+        Some(self.0.into())
+    }
 }
 
 #[derive(Serialize, Default)]
@@ -138,6 +150,27 @@ impl Prompt {
         };
         let rendered = self.render(EVENT, fields)?;
         Ok(one_line(rendered))
+    }
+
+    /// Tries the event template on a few made-up events: a number everywhere, a word everywhere, nothing anywhere.
+    ///
+    /// # Errors
+    /// [`TemplateError`] where it fails on all of them: then it will on every event.
+    pub fn probe(&self) -> Result<(), TemplateError> {
+        let try_on = |text: &'static str| {
+            let item =
+                context! { id => text, title => text, category => text, description => text };
+            let attributes = Value::from_object(Everywhere(text));
+            let fields = context! {
+                user_id => "user", id => text, time_ms => 1, time => "1970-01-01T00:00:00.001Z", action => text, item,
+                text => text, attributes, late => false, topic => "topic", partition => 0, offset => 0,
+            };
+            self.render(EVENT, fields)
+        };
+        let last = try_on("1")
+            .or_else(|_| try_on("word"))
+            .or_else(|_| try_on(""));
+        last.map(drop)
     }
 
     /// The message that asks for the new summary.
@@ -261,6 +294,22 @@ mod tests {
             prompt.message("Likes tea.", &lines[..1]).unwrap(),
             "Profile so far: Likes tea.\nSince then:\n- a"
         );
+    }
+
+    #[test]
+    fn a_template_that_fails_on_every_event_is_told_from_one_that_fails_on_some() {
+        let probe = |event: &str| Prompt::new(&config(event, WHOLE)).unwrap().probe();
+        for some in [
+            "- {{ attributes.price|int }}",
+            "- {{ item.title or item.id }}{% if text %}: {{ text }}{% endif %} {{ time }} {{ late }}",
+            "{% for word in attributes.tags|split(',') %}{{ word }}{% endfor %}",
+            "x",
+        ] {
+            probe(some).unwrap();
+        }
+        let said = probe("- {{ attributes.a.b.c }}").unwrap_err().to_string();
+        assert!(said.contains("summary.event"), "{said}");
+        probe("- {{ action|nosuchfilter }}").unwrap_err();
     }
 
     #[test]

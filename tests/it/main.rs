@@ -3,6 +3,8 @@
 mod broker;
 mod case;
 mod commit;
+mod dead_letters;
+mod demo;
 mod deploy;
 mod group;
 mod http;

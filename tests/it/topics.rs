@@ -191,3 +191,28 @@ fn check_tells_the_brokers_faults_beside_the_configurations_and_the_models() {
         assert!(said.text.contains(wanted), "{wanted} in {}", said.text);
     }
 }
+
+#[test]
+fn check_tells_a_dead_server_a_template_that_always_fails_and_a_prompt_without_room() {
+    let case = Case::new();
+    let path = case.folder.path().join("limn.toml");
+    let sound = std::fs::read_to_string(&path).unwrap();
+    let check = |engine: &str| {
+        let text = sound.replace("engine.kind = \"scripted\"", engine);
+        std::fs::write(&path, text).unwrap();
+        let said = case.limn(&["check"]);
+        assert_eq!(said.code, Some(1), "{}", said.text);
+        said.text
+    };
+    let said = check(
+        "engine.kind = \"openai\"\nengine.model = \"m\"\nengine.base_url = \"http://127.0.0.1:1/v1\"\nsummary.prompt_tokens = 300",
+    );
+    for wanted in [
+        "engine.base_url: http://127.0.0.1:1/v1: the engine is not available: no connection",
+        "summary.prompt_tokens is 300, but an update takes",
+    ] {
+        assert!(said.contains(wanted), "{wanted} in {said}");
+    }
+    let said = check("engine.kind = \"scripted\"\nsummary.event = \"{{ attributes.a.b.c }}\"");
+    assert!(said.contains("summary.event"), "{said}");
+}

@@ -1,10 +1,11 @@
 //! Against a small server in the test.
 use super::*;
+use axum::Router;
 use axum::extract::State;
 use axum::http::HeaderMap;
 use axum::response::IntoResponse;
-use axum::routing::post;
-use axum::{Json, Router};
+use axum::routing::{get, post};
+use reqwest::StatusCode;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
@@ -23,8 +24,9 @@ struct Server {
 async fn answer(
     State(server): State<Arc<Server>>,
     headers: HeaderMap,
-    Json(body): Json<Value>,
+    body: String,
 ) -> impl IntoResponse {
+    let body: Value = serde_json::from_str(&body).unwrap_or_default();
     let now = server.now.fetch_add(1, Ordering::SeqCst) + 1;
     server.most.fetch_max(now, Ordering::SeqCst);
     tokio::time::sleep(server.delay).await;
@@ -79,6 +81,7 @@ fn with(
         let server = Arc::new(server);
         let app = Router::new()
             .route("/v1/chat/completions", post(answer))
+            .route("/v1/models", get(answer))
             .with_state(Arc::clone(&server));
         tokio::spawn(async move { axum::serve(listener, app).await });
         let engine = OpenAi::new(config).unwrap();
@@ -163,21 +166,15 @@ fn a_busy_or_failing_server_is_asked_again_and_then_counts_as_away() {
 }
 
 #[test]
-fn what_will_never_work_is_broken_and_what_is_refused_is_rejected() {
-    let faults = [401, 404, 302, 400].map(|status| (status, None, "the event's text".to_owned()));
+fn what_will_never_work_is_broken_at_once_and_the_text_that_was_sent_is_not_told() {
+    let faults = [401, 404, 302].map(|status| (status, None, "the event's text".to_owned()));
     with(
         replies(&faults),
         |_| {},
         async |engine, server| {
-            for (key, broken) in [
-                ("api_key", true),
-                ("model", true),
-                ("base_url", true),
-                ("400", false),
-            ] {
+            for key in ["api_key", "model", "base_url"] {
                 let error = ask(engine).await.unwrap_err();
-                assert_eq!(matches!(error, Error::Broken { .. }), broken, "{error}");
-                assert_eq!(matches!(error, Error::Rejected { .. }), !broken, "{error}");
+                assert!(matches!(error, Error::Broken { .. }), "{error}");
                 let told = error.to_string();
                 assert!(
                     told.contains(key)
@@ -186,7 +183,188 @@ fn what_will_never_work_is_broken_and_what_is_refused_is_rejected() {
                     "{told}"
                 );
             }
-            assert_eq!(server.seen.lock().unwrap().len(), 4, "none is asked again");
+            assert_eq!(server.seen.lock().unwrap().len(), 3, "none is asked again");
+        },
+    );
+}
+
+/// As servers answer to a prompt that is too long, and to a text that they refuse.
+const THIS_VERY_REQUEST: [(u16, &str); 8] = [
+    (
+        400,
+        r#"{"error":{"message":"This model's maximum context length is 4096 tokens. the event's text","type":"invalid_request_error","param":"messages","code":"context_length_exceeded"}}"#,
+    ),
+    (
+        400,
+        r#"{"object":"error","message":"This model's maximum context length is 2048 tokens. However, you requested 11352 tokens","type":"BadRequestError","param":null,"code":400}"#,
+    ),
+    (
+        400,
+        r#"{"error":{"code":400,"message":"the request exceeds the available context size","type":"exceed_context_size_error","n_prompt_tokens":1407,"n_ctx":256}}"#,
+    ),
+    (
+        500,
+        r#"{"error":{"code":500,"message":"the request exceeds the available context size","type":"exceed_context_size_error"}}"#,
+    ),
+    (
+        403,
+        r#"{"error":{"message":"Input token count + max_tokens must be less than the context length of the model"}}"#,
+    ),
+    (413, "too large"),
+    (
+        422,
+        r#"{"error":"Input validation error","error_type":"validation"}"#,
+    ),
+    (
+        400,
+        r#"{"error":{"code":"content_filter","message":"the event's text"}}"#,
+    ),
+];
+
+#[test]
+fn a_request_that_is_refused_where_another_is_answered_is_rejected_by_itself() {
+    for (status, body) in THIS_VERY_REQUEST {
+        with(
+            // Behind it the server answers well: to the question that has nothing to refuse, too.
+            replies(&[(status, None, body.to_owned())]),
+            |c| c.retries = 0,
+            async |engine, server| {
+                let error = ask(engine).await.unwrap_err();
+                assert!(matches!(error, Error::Rejected { .. }), "{body}: {error}");
+                assert!(!error.to_string().contains("event's text"), "{error}");
+                let seen = server.seen.lock().unwrap();
+                assert_eq!(seen.len(), 2);
+                assert_eq!(seen[1].1["messages"][0], seen[0].1["messages"][0]);
+                assert_ne!(seen[1].1["messages"][1], seen[0].1["messages"][1]);
+                for common in ["model", "max_tokens", "temperature"] {
+                    assert_eq!(seen[1].1[common], seen[0].1[common]);
+                }
+            },
+        );
+    }
+}
+
+#[test]
+fn a_refusal_of_every_request_is_broken_and_takes_no_event_with_it() {
+    let parameter = r#"{"error":{"message":"Use 'max_completion_tokens' instead.","type":"invalid_request_error","param":"max_tokens","code":"unsupported_parameter"}}"#;
+    for (status, body, wanted) in [
+        (
+            400,
+            parameter,
+            "unsupported_parameter, invalid_request_error, max_tokens",
+        ),
+        (422, "{}", "422"),
+        (400, THIS_VERY_REQUEST[1].1, "engine.context_tokens"),
+        (500, THIS_VERY_REQUEST[3].1, "engine.context_tokens"),
+    ] {
+        let refusal = (status, None, body.to_owned());
+        with(
+            replies(&[refusal.clone(), refusal]),
+            |c| c.retries = 0,
+            async |engine, _| {
+                let error = ask(engine).await.unwrap_err();
+                assert!(
+                    matches!(&error, Error::Broken { reason } if reason.contains(wanted)),
+                    "{body}: {error}"
+                );
+            },
+        );
+    }
+}
+
+#[test]
+fn an_unpaid_bill_and_a_server_that_goes_away_meanwhile_cost_no_event() {
+    let (bad, gone) = ((400, None, String::new()), (503, None, String::new()));
+    let unpaid = (
+        402,
+        None,
+        r#"{"error":{"message":"Insufficient Balance"}}"#.to_owned(),
+    );
+    with(
+        replies(&[unpaid, bad, gone]),
+        |c| c.retries = 0,
+        async |engine, _| {
+            for _ in 0..2 {
+                let error = ask(engine).await.unwrap_err();
+                assert!(matches!(error, Error::Unavailable { .. }), "{error}");
+            }
+        },
+    );
+}
+
+#[test]
+fn an_answer_without_a_count_or_with_none_of_its_tokens_is_counted_here() {
+    let text = "Likes tea. ".repeat(30);
+    let usage = |usage: Value| {
+        let body = json!({"choices": [{"message": {"content": text}, "finish_reason": "stop"}], "usage": usage});
+        (200, None, body.to_string())
+    };
+    with(
+        replies(&[
+            usage(json!({"prompt_tokens": 9})),
+            usage(json!({"prompt_tokens": 9, "completion_tokens": 0})),
+            usage(Value::Null),
+        ]),
+        |_| {},
+        async |engine, _| {
+            for _ in 0..3 {
+                let output = ask(engine).await.unwrap();
+                assert_eq!(output.output_tokens, engine.count(&text));
+            }
+        },
+    );
+}
+
+#[test]
+fn looking_tells_a_wrong_key_an_unknown_model_and_a_dead_server() {
+    let models = |ids: &[&str]| {
+        let data: Vec<_> = ids.iter().map(|id| json!({"id": id})).collect();
+        (
+            200,
+            None,
+            json!({"object": "list", "data": data}).to_string(),
+        )
+    };
+    let (no_model, wrong_key) = ((404, None, String::new()), (401, None, String::new()));
+    with(
+        replies(&[
+            models(&["m", "n"]),
+            wrong_key,
+            models(&["a-model", "n"]),
+            no_model.clone(),
+            // A server that takes any name, and one that tells no models.
+            models(&["n"]),
+            (200, None, good("ok", "stop")),
+            no_model,
+            (200, None, good("ok", "stop")),
+        ]),
+        |_| {},
+        async |engine, server| {
+            engine.look().await.unwrap();
+            assert_eq!(
+                server.seen.lock().unwrap()[0].0.as_deref(),
+                Some("Bearer secret-key")
+            );
+            let key = engine.look().await.unwrap_err().to_string();
+            assert!(key.contains("engine.api_key"), "{key}");
+            let model = engine.look().await.unwrap_err().to_string();
+            assert!(
+                model.contains("engine.model") && model.contains("a-model, n"),
+                "{model}"
+            );
+            engine.look().await.unwrap();
+            engine.look().await.unwrap();
+        },
+    );
+    with(
+        Server::default(),
+        |c| c.base_url = "http://127.0.0.1:1/v1".to_owned(),
+        async |engine, _| {
+            let dead = engine.look().await.unwrap_err();
+            assert!(
+                matches!(&dead, Error::Unavailable { reason, .. } if reason.contains("no connection")),
+                "{dead}"
+            );
         },
     );
 }

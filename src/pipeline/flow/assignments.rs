@@ -24,15 +24,11 @@ impl Flow<'_> {
             .extend(assigned.iter().map(|a| (a.partition, a.start)));
         self.owned();
         self.epoch += 1;
-        let (epoch, rebuild) = (self.epoch, self.rebuild);
+        let epoch = self.epoch;
         let (config, store) = (self.config.clone(), Arc::clone(&self.parts.store));
         let (cancelled, now) = (Arc::clone(&self.cancelled), self.parts.clock.now_ms());
-        self.restores.spawn_blocking(move || {
-            (
-                epoch,
-                restore(&config, &store, &assigned, rebuild, now, &cancelled),
-            )
-        });
+        self.restores
+            .spawn_blocking(move || (epoch, restore(&config, &store, &assigned, now, &cancelled)));
         if self.drain_until.is_none() {
             self.parts
                 .status
