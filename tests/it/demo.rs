@@ -14,6 +14,8 @@ use limn::engine::{Positions, Script, Scripted};
 use limn::pipeline::{self, Topics};
 use tokio::sync::watch;
 
+use crate::broker::eventually;
+
 const USERS: usize = 3;
 /// What the demo loads of each user.
 const EVENTS: usize = 24 * USERS;
@@ -79,6 +81,9 @@ fn run(options: &Options, stop_at: Option<u64>) -> (Summary, Vec<ProfileChange>)
     let runtime = tokio::runtime::Runtime::new().unwrap();
     let summary = runtime.block_on(demo::run(options, Arc::new(engine), &mut show, stopped));
     drop(show);
+    // The committing thread of a pipeline that has ended lets the folder go a moment later.
+    let lock = std::fs::File::open(options.store.folder.join("lock")).unwrap();
+    eventually("the folder to be let go", || lock.try_lock().ok());
     (summary.unwrap(), changes(&out))
 }
 
