@@ -16,7 +16,7 @@ use tokio::sync::watch;
 #[derive(clap::Args)]
 pub struct Args {
     /// How many people, of the hundred that the adapter was not trained on.
-    #[arg(long, default_value_t = 24, value_parser = clap::value_parser!(u16).range(1..=100))]
+    #[arg(long, default_value_t = 80, value_parser = clap::value_parser!(u16).range(1..=100))]
     users: u16,
     /// Stop after so many updates.
     #[arg(long, value_parser = clap::value_parser!(u64).range(1..))]

@@ -77,7 +77,7 @@ fn the_taught_file_shows_every_key_with_its_default() {
 fn the_demo_asks_the_adapter_what_it_was_trained_on() {
     let config = parse(DEMO, &[]).unwrap();
     assert_eq!(config.window.max_events, 6);
-    assert_eq!(config.summary.max_events, 8);
+    assert_eq!(config.summary.max_events, 6);
     assert_eq!(config.summary.max_tokens, 128);
     // From the rating to the prompt, by the mapping and the templates.
     let rating = movielens::Event {
