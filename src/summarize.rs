@@ -1,10 +1,12 @@
 //! Closed windows in, one update out: the prompt, the model call or its journal entry, the gate.
 
+mod budget;
 mod gate;
 mod prompt;
 #[cfg(test)]
 mod tests;
 
+pub use budget::check;
 pub use gate::Refusal;
 pub use prompt::{Line, Prompt, TemplateError};
 
@@ -121,62 +123,6 @@ pub enum Error {
         /// Tokens of the smallest prompt that must fit.
         needed: u32,
     },
-}
-
-/// What an update may hold besides the profile, for [`check`].
-const SHORT_LINE: &str = "- one short event";
-
-/// Whether an update of a user with the longest profile has room for an event: else every event would be given up.
-///
-/// # Errors
-/// [`Error::Budget`] where it has not, [`Error::Template`], [`Error::Engine`].
-pub fn check(config: &Config, engine: &dyn Engine) -> Result<(), Error> {
-    let prompt = Prompt::new(config)?;
-    let profile = longest(config.max_tokens, engine);
-    let request = Request {
-        system: config.instructions.clone(),
-        user: prompt.message(&profile, &[SHORT_LINE.to_owned()])?,
-        previous: profile,
-        max_tokens: config.max_tokens,
-        sampling: config.sampling,
-    };
-    let needed = match engine.prepare(request) {
-        Ok(prepared) => prepared.prompt_tokens,
-        Err(engine::Error::TooLong { tokens, .. }) => tokens,
-        Err(error) => return Err(error.into()),
-    };
-    let budget = budget(config, engine);
-    if needed <= budget {
-        return Ok(());
-    }
-    let given = config.prompt_tokens;
-    Err(Error::Budget {
-        given,
-        answer: config.max_tokens,
-        context: (budget < given).then(|| (engine.description().context_tokens, budget)),
-        needed,
-    })
-}
-
-/// A text of about so many tokens, and not more.
-fn longest(tokens: u32, engine: &dyn Engine) -> String {
-    let mut words = tokens as usize;
-    loop {
-        let text = "word ".repeat(words);
-        let counted = engine.count(&text);
-        if counted <= tokens || words == 0 {
-            return text;
-        }
-        words = (words - 1).min(words * tokens as usize / counted as usize);
-    }
-}
-
-/// Most tokens that a prompt may have.
-fn budget(config: &Config, engine: &dyn Engine) -> u32 {
-    let context = engine.description().context_tokens;
-    config
-        .prompt_tokens
-        .min(context.saturating_sub(config.max_tokens))
 }
 
 /// Makes updates. Shared by all tasks.
@@ -345,7 +291,7 @@ impl Summarizer {
 
     /// As many of the lines as the prompt budget holds.
     fn fit(&self, before: &str, lines: &[String]) -> Result<Fit, Error> {
-        let budget = budget(&self.config, self.engine.as_ref());
+        let budget = budget::most(&self.config, self.engine.as_ref());
         let mut count = lines.len();
         let mut sum: u32 = 0;
         for (n, line) in lines.iter().enumerate() {
