@@ -44,7 +44,7 @@ fn packed(path: &dyn Path, format: Format, x: &[f32], m: usize) -> Activations {
 fn turned(x: &[f32]) -> Vec<f64> {
     let row = |j: usize| {
         let term = |(i, &x): (usize, &f32)| {
-            let sign = if (i & j).count_ones() % 2 == 0 {
+            let sign = if (i & j).count_ones().is_multiple_of(2) {
                 1.0
             } else {
                 -1.0
