@@ -2,6 +2,7 @@
 
 mod budget;
 mod gate;
+mod journal;
 mod prompt;
 #[cfg(test)]
 mod tests;
@@ -15,7 +16,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::codec::{self, Reason, Rejected, proto};
-use crate::engine::{self, Engine, Finish, Output, Prepared, Request, Sampling};
+use crate::engine::{self, Engine, Output, Prepared, Request, Sampling};
 use crate::event::Event;
 use crate::metrics;
 use crate::profile;
@@ -409,7 +410,12 @@ impl Summarizer {
     ) -> Result<Result<Output, Refusal>, Error> {
         usage.calls = usage.calls.saturating_add(1);
         let key = prepared.key;
-        if let Some(kept) = self.store.journal.get(&key)?.and_then(|b| finished(&b)) {
+        if let Some(kept) = self
+            .store
+            .journal
+            .get(&key)?
+            .and_then(|b| journal::finished(&b))
+        {
             usage.journal = true;
             usage.prompt_tokens = usage.prompt_tokens.saturating_add(kept.prompt_tokens);
             usage.output_tokens = usage.output_tokens.saturating_add(kept.output_tokens);
@@ -449,7 +455,7 @@ impl Summarizer {
         // Refused answers are kept too: the same refusal is then come to again without a call.
         self.store
             .journal
-            .put(&key, &codec::encode(&call(&output)))?;
+            .put(&key, &codec::encode(&journal::call(&output)))?;
         Ok(Ok(output))
     }
 }
@@ -504,40 +510,4 @@ fn split_off(windows: &mut VecDeque<Closed>, count: usize) -> (Vec<Event>, u32, 
         }
     }
     (events, complete, reason)
-}
-
-fn call(output: &Output) -> proto::ModelCall {
-    let finish = match output.finish {
-        Finish::Stop => "stop",
-        Finish::Length => "length",
-        Finish::Loop => "loop",
-    };
-    proto::ModelCall {
-        format: codec::FORMAT,
-        text: output.text.clone(),
-        finish: finish.to_owned(),
-        prompt_tokens: output.prompt_tokens,
-        cached_tokens: output.cached_tokens,
-        output_tokens: output.output_tokens,
-        seconds: output.seconds,
-    }
-}
-
-/// A journal entry as the model's answer; one that cannot be read counts as a call never made.
-fn finished(bytes: &[u8]) -> Option<Output> {
-    let call = codec::decode_call(bytes).ok()?;
-    let finish = match call.finish.as_str() {
-        "stop" => Finish::Stop,
-        "length" => Finish::Length,
-        "loop" => Finish::Loop,
-        _ => return None,
-    };
-    Some(Output {
-        text: call.text,
-        finish,
-        prompt_tokens: call.prompt_tokens,
-        cached_tokens: call.cached_tokens,
-        output_tokens: call.output_tokens,
-        seconds: call.seconds,
-    })
 }

@@ -1,0 +1,204 @@
+use super::super::database::tests::temporary;
+use super::*;
+
+struct Opened {
+    view: View,
+    _folder: tempfile::TempDir,
+}
+
+impl std::ops::Deref for Opened {
+    type Target = View;
+    fn deref(&self) -> &View {
+        &self.view
+    }
+}
+
+fn view(history: u64) -> Opened {
+    let (database, _folder) = temporary();
+    let view = View::new(database, history);
+    Opened { view, _folder }
+}
+
+fn change(user: &str, state: Option<u64>) -> Change {
+    Change {
+        partition: 0,
+        user: user.into(),
+        state: state.map(|v| (v, format!("v{v}").into_bytes())),
+    }
+}
+
+fn kept(view: &View, user: &str) -> Vec<String> {
+    let versions = view.versions(0, user).unwrap().into_iter();
+    versions.map(|v| String::from_utf8(v).unwrap()).collect()
+}
+
+#[test]
+fn no_version_older_than_the_history_stays_when_transactions_held_several() {
+    let view = view(2);
+    // As a restore sees it: one of several versions each time.
+    for version in [1, 4, 5, 9, 30] {
+        view.apply(&ViewBatch {
+            changes: vec![change("a", Some(version))],
+            ..ViewBatch::default()
+        })
+        .unwrap();
+        assert!(kept(&view, "a").len() <= 3);
+    }
+    assert_eq!(kept(&view, "a"), ["v30"]);
+    // As the service applies it: all of them in one batch.
+    view.apply(&ViewBatch {
+        changes: (31..=36).map(|v| change("a", Some(v))).collect(),
+        ..ViewBatch::default()
+    })
+    .unwrap();
+    assert_eq!(kept(&view, "a"), ["v34", "v35", "v36"]);
+}
+
+#[test]
+fn a_user_who_is_erased_in_the_batch_that_wrote_them_is_gone() {
+    let view = view(5);
+    view.apply(&ViewBatch {
+        changes: vec![
+            change("a", Some(1)),
+            change("a", Some(2)),
+            change("a", None),
+            change("b", Some(1)),
+            change("b", None),
+            change("b", Some(1)),
+        ],
+        ..ViewBatch::default()
+    })
+    .unwrap();
+    assert!(kept(&view, "a").is_empty());
+    assert_eq!(view.get(0, "a").unwrap(), None);
+    assert_eq!(kept(&view, "b"), ["v1"]);
+}
+
+#[test]
+fn every_state_of_a_partition_is_listed_once_however_many_there_are() {
+    let view = view(0);
+    let users = 2 * PAGE + 1;
+    view.apply(&ViewBatch {
+        changes: (0..users)
+            .map(|n| change(&format!("u{n}"), Some(1)))
+            .collect(),
+        ..ViewBatch::default()
+    })
+    .unwrap();
+    assert_eq!(view.states(0).map(Result::unwrap).count(), users);
+    assert_eq!(view.states(1).count(), 0);
+}
+
+fn set(view: &View, partition: i32, user: &str, state: Option<(u64, &str)>) {
+    view.apply(&ViewBatch {
+        changes: vec![Change {
+            partition,
+            user: user.into(),
+            state: state.map(|(v, s)| (v, s.as_bytes().to_vec())),
+        }],
+        ..ViewBatch::default()
+    })
+    .unwrap();
+}
+
+#[test]
+fn the_current_version_and_as_many_before_it_as_asked_are_kept() {
+    let view = view(2);
+    for version in 1..=5 {
+        set(&view, 3, "a", Some((version, &format!("v{version}"))));
+    }
+    set(&view, 3, "ab", Some((1, "other")));
+    assert_eq!(
+        view.versions(3, "a").unwrap(),
+        [b"v3".to_vec(), b"v4".to_vec(), b"v5".to_vec()]
+    );
+    assert_eq!(view.get(3, "a").unwrap(), Some(b"v5".to_vec()));
+    assert_eq!(view.get(2, "a").unwrap(), None);
+}
+
+#[test]
+fn an_erased_user_is_gone_with_every_version_and_no_other_user_is() {
+    let view = view(5);
+    set(&view, 0, "a", Some((1, "x")));
+    set(&view, 0, "a", Some((2, "y")));
+    set(&view, 0, "b", Some((1, "z")));
+    set(&view, 0, "a", None);
+    assert_eq!(view.get(0, "a").unwrap(), None);
+    assert!(view.versions(0, "a").unwrap().is_empty());
+    assert_eq!(view.versions(0, "b").unwrap(), [b"z".to_vec()]);
+}
+
+#[test]
+fn clearing_a_partition_leaves_the_others() {
+    let view = view(1);
+    set(&view, 1, "a", Some((1, "x")));
+    set(&view, 2, "a", Some((1, "y")));
+    let at = Applied {
+        offset: 9,
+        at_ms: -4,
+    };
+    view.apply(&ViewBatch {
+        positions: vec![(1, at), (2, at)],
+        checkpoints: vec![(1, 7, b"c".to_vec())],
+        ..ViewBatch::default()
+    })
+    .unwrap();
+    assert_eq!(view.position(1).unwrap(), Some(at));
+    assert_eq!(view.checkpoint(1).unwrap(), Some((7, b"c".to_vec())));
+    view.clear(1).unwrap();
+    assert_eq!(view.position(1).unwrap(), None);
+    assert_eq!(view.checkpoint(1).unwrap(), None);
+    assert_eq!(view.get(1, "a").unwrap(), None);
+    assert!(view.versions(1, "a").unwrap().is_empty());
+    assert_eq!(view.position(2).unwrap(), Some(at));
+    let left: Vec<_> = view.states(2).map(Result::unwrap).collect();
+    assert_eq!(left, [b"y".to_vec()]);
+}
+
+#[test]
+fn a_view_that_was_filled_from_other_topics_is_emptied_and_one_that_does_not_know_is_kept() {
+    let view = view(1);
+    let at = Applied {
+        offset: 9,
+        at_ms: 4,
+    };
+    let fill = || {
+        set(&view, 1, "a", Some((1, "x")));
+        view.apply(&ViewBatch {
+            positions: vec![(1, at)],
+            ..ViewBatch::default()
+        })
+        .unwrap();
+    };
+    fill();
+    assert_eq!(view.filled_from("here").unwrap(), None);
+    assert_eq!(view.filled_from("here").unwrap(), None);
+    assert_eq!(view.position(1).unwrap(), Some(at));
+    assert_eq!(view.filled_from("there").unwrap().as_deref(), Some("here"));
+    assert_eq!(view.position(1).unwrap(), None);
+    assert_eq!(view.get(1, "a").unwrap(), None);
+    fill();
+    view.forget_origin().unwrap();
+    assert_eq!(view.filled_from("elsewhere").unwrap(), None);
+    assert_eq!(view.position(1).unwrap(), Some(at));
+    assert_eq!(view.partitions().unwrap(), [1]);
+}
+
+#[test]
+fn a_torn_value_is_an_error_that_keeps_the_user_to_itself() {
+    let view = view(1);
+    set(&view, 0, "secret-user", Some((1, "x")));
+    view.database
+        .with(|trees| {
+            trees
+                .view
+                .insert(current_key(0, "secret-user"), b"\x01oops x")?;
+            Ok(())
+        })
+        .unwrap();
+    let error = view.get(0, "secret-user").unwrap_err().to_string();
+    assert!(
+        error.contains("torn") && !error.contains("secret-user"),
+        "{error}"
+    );
+}
