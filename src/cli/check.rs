@@ -159,7 +159,9 @@ fn model(config: &Config, offline: bool, summary_is_sound: bool) -> anyhow::Resu
             }
         }
     }
-    if !faults.is_empty() {
+    // Offline a model on the hub is not asked for.
+    let on_hub = matches!(engine, Engine::Candle(candle) if candle.model.to_string_lossy().starts_with("hf:"));
+    if !faults.is_empty() || offline && on_hub {
         return Ok(faults);
     }
     let named = |said: String| match said {

@@ -345,6 +345,7 @@ fn summary(
         peak_memory_bytes: peak_memory_bytes(),
         elapsed: began.elapsed(),
         folder: options.store.folder.clone(),
+        program: std::env::args().next().unwrap_or_else(|| "limn".to_owned()),
         example_user: example.map(|(user, _)| user.clone()),
     })
 }

@@ -35,6 +35,8 @@ pub struct Summary {
     pub elapsed: Duration,
     /// Where the profiles lie.
     pub folder: PathBuf,
+    /// How this program was called.
+    pub program: String,
     /// A user whose profile is worth a look.
     pub example_user: Option<String>,
 }
@@ -74,17 +76,18 @@ impl Summary {
         let _ = writeln!(out, "\n{}", Style::Bold.paint("What to try next", color));
         let folder = quoted(&self.folder.display().to_string());
         let user = self.example_user.as_deref().map(quoted);
-        let profile = user.map(|user| format!("limn profile {user} --folder {folder}"));
+        let profile = user.map(|user| format!("profile {user} --history --folder {folder}"));
         for (command, what) in [
             (profile.as_deref(), "one profile with its history"),
-            (Some("limn demo --users 100"), "more people"),
+            (Some("demo --users 100"), "more people"),
             (
-                Some("limn run --config config/limn.toml"),
-                "the same on your own Kafka",
+                Some("check --config my.toml"),
+                "your own Kafka: copy config/limn.toml, see the README",
             ),
         ] {
             if let Some(command) = command {
-                let _ = writeln!(out, "  {command}\n      {}", Style::Dim.paint(what, color));
+                let (program, what) = (quoted(&self.program), Style::Dim.paint(what, color));
+                let _ = writeln!(out, "  {program} {command}\n      {what}");
             }
         }
         out
@@ -140,6 +143,7 @@ mod tests {
             peak_memory_bytes: Some(3 << 29),
             elapsed: Duration::from_millis(65_400),
             folder: PathBuf::from("/tmp/a demo"),
+            program: "target/limn".to_owned(),
             example_user: Some("it's\u{1b}".to_owned()),
         }
     }
@@ -163,12 +167,12 @@ mod tests {
   folder            /tmp/a demo
 
 What to try next
-  limn profile 'it'\''s␛' --folder '/tmp/a demo'
+  target/limn profile 'it'\''s␛' --history --folder '/tmp/a demo'
       one profile with its history
-  limn demo --users 100
+  target/limn demo --users 100
       more people
-  limn run --config config/limn.toml
-      the same on your own Kafka
+  target/limn check --config my.toml
+      your own Kafka: copy config/limn.toml, see the README
 "
         );
         let unknown = Summary {
@@ -178,7 +182,7 @@ What to try next
             ..summary()
         }
         .render(false);
-        for absent in ["in form", "memory", "limn profile"] {
+        for absent in ["in form", "memory", " profile '"] {
             assert!(!unknown.contains(absent), "{unknown}");
         }
     }

@@ -102,8 +102,14 @@ impl Partition {
     }
 
     /// Closes the windows that hold the restart offset back while the next checkpoint would list more than `most` runs:
-    /// those that keep the lower half of them listed.
+    /// those that keep the lower half of them listed. Those that hold it back by more than half of [`MOST_OPEN`] offsets
+    /// close too.
     pub(super) fn keep_checkpoint_small(&mut self, most: usize, closed: &mut Vec<Closed>) {
+        // A window that keeps too much of the log unsettled would hold all that is read behind it.
+        let held = self.progress.next_offset() - MOST_OPEN / 2;
+        if self.progress.restart_offset() < held {
+            self.windows.close_below(held, closed);
+        }
         if self.runs() <= most {
             return;
         }

@@ -123,10 +123,10 @@ fn ask(client: &BaseConsumer, topic: &str, asked: &Receiver<Vec<i32>>, told: &To
             Err(RecvTimeoutError::Disconnected) => return,
         }
         for &partition in &wanted {
-            // The next answer will do; the source tells when the brokers are away for good.
+            // The next answer will do; the source tells when the brokers are away for good. One partition that cannot be
+            // asked says nothing about the others.
             if let Err(error) = look(client, topic, partition, told) {
                 tracing::debug!(%error, partition, "asking where a partition ends");
-                break;
             }
         }
         told.lock().retain(|number, _| wanted.contains(number));

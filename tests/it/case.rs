@@ -164,15 +164,15 @@ impl<'a> Case<'a> {
     pub fn topics(&self) -> Output {
         let output = self.limn("topics", "a").output().unwrap();
         if output.status.success() {
-            self.known(broker::shared());
+            self.known();
         }
         output
     }
 
     /// Waits until the output topics can be asked about.
-    pub fn known(&self, broker: &Broker) {
+    pub fn known(&self) {
         for kind in ["changes", "profiles", "checkpoints", "dead"] {
-            broker.known(&self.topic(kind), PARTITIONS);
+            self.broker.known(&self.topic(kind), PARTITIONS);
         }
     }
 

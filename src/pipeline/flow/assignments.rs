@@ -14,7 +14,8 @@ impl Flow<'_> {
     pub(super) fn assigned(&mut self, assigned: Vec<Assigned>) {
         if assigned.is_empty() {
             // More instances than partitions: this one stands by, and is well.
-            if self.partitions.is_empty() && self.restores.is_empty() {
+            let at_work = !self.partitions.is_empty() || !self.restores.is_empty();
+            if !at_work && self.drain_until.is_none() {
                 self.parts.status.send_modify(|s| s.phase = Phase::Running);
             }
             return;
