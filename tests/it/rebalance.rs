@@ -50,6 +50,19 @@ fn become_ready(addresses: &[&str]) {
     }
 }
 
+/// Each partition has an owner that folds what comes: an instance may call itself ready and hold one.
+fn all_at_work(case: &mut Case, from: i64) {
+    let offsets = |case: &Case| case.broker.committed_offsets(&case.input, &case.input);
+    let before = offsets(case);
+    case.produce(20, 20, from);
+    eventually("all partitions to be at work", || {
+        let now = offsets(case);
+        (0..PARTITIONS)
+            .all(|p| now.get(&p) > before.get(&p))
+            .then_some(())
+    });
+}
+
 #[test]
 fn what_a_cooperative_rebalance_leaves_here_in_the_middle_of_a_restore_is_restored() {
     let mut case = Case::new("cooperative");
@@ -73,6 +86,7 @@ fn what_a_cooperative_rebalance_leaves_here_in_the_middle_of_a_restore_is_restor
     });
     held.let_go();
     become_ready(&[&a, &b]);
+    all_at_work(&mut case, 20);
 
     // The first owns two and restores the third, which the second left behind, when another takes one of them.
     let held = Held::on(&case);
@@ -86,11 +100,7 @@ fn what_a_cooperative_rebalance_leaves_here_in_the_middle_of_a_restore_is_restor
     held.let_go();
     become_ready(&[&a, &c]);
 
-    let before = case.changes_now();
-    case.produce(20, 20, 20);
-    eventually("all partitions to be at work", || {
-        (case.changes_now() > before + 20).then_some(())
-    });
+    all_at_work(&mut case, 40);
     stop(first);
     stop(third);
     case.run_to_the_end("a");
