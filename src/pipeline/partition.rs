@@ -228,3 +228,57 @@ impl Partition {
 pub(super) fn bytes(events: &[Event]) -> usize {
     events.iter().map(|e| e.bytes() + size_of::<Event>()).sum()
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::event::Record;
+    use crate::window::{CloseReason, Kind};
+
+    #[test]
+    fn a_window_that_holds_too_much_of_the_log_back_closes_before_reading_rests() {
+        let hour = Duration::from_secs(3600);
+        let config = window::Config {
+            kind: Kind::Tumbling { size: hour },
+            max_events: 100,
+            max_tokens: None,
+            max_age: hour,
+            out_of_orderness: hour,
+            allowed_lateness: hour,
+            idle_timeout: None,
+            max_future_skew: hour,
+        };
+        let restored = Restored {
+            partition: 0,
+            start: 0,
+            committed: true,
+            end: 0,
+            checkpoint: None,
+        };
+        let mut partition = Partition::new(Arc::new(config), &restored, 1);
+        let quiet = Event {
+            offset: 0,
+            time_ms: 1_000_000,
+            tokens: 0,
+            late: false,
+            record: Record::default(),
+        };
+        let mut closed = Vec::new();
+        partition.progress.read(0);
+        partition
+            .windows
+            .insert("ann", quiet, 1_000_000, &mut closed);
+        // All the others are settled.
+        for offset in [MOST_OPEN / 2, MOST_OPEN - 1] {
+            partition.progress.read(offset);
+            partition.progress.settle(offset);
+            partition.keep_checkpoint_small(usize::MAX, &mut closed);
+            assert!(!partition.full(usize::MAX / 4));
+        }
+        let reasons: Vec<_> = closed.iter().map(|w| w.reason).collect();
+        assert_eq!(reasons, [CloseReason::Checkpoint]);
+        assert_eq!(&*closed[0].user, "ann");
+    }
+}
