@@ -237,7 +237,7 @@ pub async fn run(
             return Err(error);
         }
         tracing::error!(%error, "beginning anew from what is committed");
-        renew(&parts.store).await;
+        deadline.keep(renew(&parts.store)).await?;
         ::metrics::counter!(metrics::RESTARTS).increment(1);
         parts.status.send_modify(|s| {
             s.phase = Phase::Starting;

@@ -87,7 +87,7 @@ pub(super) fn restore(
             {
                 // The topic was made anew: what the view holds is of its former life.
                 *from = 0;
-                view.clear(partition)?;
+                view.clear_profiles(partition)?;
             }
             let place = || format!("{topic}[{partition}] at {offset}");
             let user = record
@@ -132,7 +132,7 @@ pub(super) fn restore(
         let profiles = (config.topics.profiles.clone(), partition);
         if let Some(end) = ends.get(&profiles) {
             if end.began_anew && position > 0 {
-                view.clear(partition)?;
+                view.clear_profiles(partition)?;
             }
             remaining(partition, 0);
             batch.positions.retain(|(p, _)| *p != partition);

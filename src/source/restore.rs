@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use rdkafka::config::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
-use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
 use rdkafka::message::Message as _;
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use rdkafka::types::RDKafkaRespErr;
@@ -82,13 +82,12 @@ pub fn restore<E: From<Error>>(
     } in wanted
     {
         let doing = || format!("asking for the end of {topic}[{partition}]");
-        let (low, end) = uncommitted
-            .fetch_watermarks(topic, *partition, wait)
-            .map_err(Error::kafka(doing()))?;
+        let ask = |client| {
+            watermarks(client, topic, *partition, until, cancelled)?.map_err(Error::kafka(doing()))
+        };
+        let (low, end) = ask(&uncommitted)?;
         loop {
-            let (_, stable) = committed
-                .fetch_watermarks(topic, *partition, wait)
-                .map_err(Error::kafka(doing()))?;
+            let (_, stable) = ask(&committed)?;
             if stable >= end {
                 break;
             }
@@ -155,6 +154,39 @@ pub fn restore<E: From<Error>>(
         }
     }
     Ok(done)
+}
+
+/// How long one question may take before it is looked whether the answer is still wanted.
+const SLICE: Duration = Duration::from_secs(2);
+
+/// Where a partition begins and ends; the outer error is the wish to stop. Brokers that do not answer are asked again
+/// until `until`.
+fn watermarks(
+    client: &BaseConsumer,
+    topic: &str,
+    partition: i32,
+    until: Instant,
+    cancelled: &AtomicBool,
+) -> Result<KafkaResult<(i64, i64)>, Error> {
+    loop {
+        stop_if(cancelled)?;
+        let answer = client.fetch_watermarks(topic, partition, SLICE);
+        let silent = answer
+            .as_ref()
+            .err()
+            .and_then(KafkaError::rdkafka_error_code);
+        let silent = matches!(
+            silent,
+            Some(
+                RDKafkaErrorCode::OperationTimedOut
+                    | RDKafkaErrorCode::RequestTimedOut
+                    | RDKafkaErrorCode::BrokerTransportFailure
+            )
+        );
+        if !silent || Instant::now() > until {
+            return Ok(answer);
+        }
+    }
 }
 
 fn stop_if(cancelled: &AtomicBool) -> Result<(), Error> {

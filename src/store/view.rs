@@ -202,14 +202,26 @@ impl View {
         })
     }
 
-    /// Forgets a partition, to build it again from the topic. The position goes first: what a crash leaves of the
+    /// Forgets a partition, to build it again from its topics. The position goes first: what a crash leaves of the
     /// rest is then overwritten by the rebuild, which begins with this same call.
     ///
     /// # Errors
     /// [`Error::Io`] or [`Error::Torn`] from sled.
     pub fn clear(&self, partition: i32) -> Result<(), Error> {
+        self.clear_kinds(partition, b"pcsh")
+    }
+
+    /// The same, but for its checkpoint: that is of another topic.
+    ///
+    /// # Errors
+    /// [`Error::Io`] or [`Error::Torn`] from sled.
+    pub fn clear_profiles(&self, partition: i32) -> Result<(), Error> {
+        self.clear_kinds(partition, b"psh")
+    }
+
+    fn clear_kinds(&self, partition: i32, kinds: &[u8]) -> Result<(), Error> {
         self.database.with(|trees| {
-            for kind in *b"pcsh" {
+            for &kind in kinds {
                 for entry in trees.view.scan_prefix(key(kind, partition)) {
                     trees.view.remove(entry?.0)?;
                 }

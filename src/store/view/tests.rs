@@ -145,6 +145,12 @@ fn clearing_a_partition_leaves_the_others() {
     .unwrap();
     assert_eq!(view.position(1).unwrap(), Some(at));
     assert_eq!(view.checkpoint(1).unwrap(), Some((7, b"c".to_vec())));
+    // Profiles made anew say nothing about the checkpoint.
+    view.clear_profiles(1).unwrap();
+    assert_eq!(view.position(1).unwrap(), None);
+    assert_eq!(view.get(1, "a").unwrap(), None);
+    assert_eq!(view.checkpoint(1).unwrap(), Some((7, b"c".to_vec())));
+    set(&view, 1, "a", Some((1, "x")));
     view.clear(1).unwrap();
     assert_eq!(view.position(1).unwrap(), None);
     assert_eq!(view.checkpoint(1).unwrap(), None);
