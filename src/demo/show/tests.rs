@@ -234,7 +234,7 @@ fn with_a_bar_changes_go_to_the_output_all_the_same() {
     show.summary(&Summary::default()).unwrap();
     let text = out.text();
     assert!(
-        text.starts_with("user 405") && text.ends_with("Kafka\n"),
+        text.starts_with("user 405") && text.ends_with("README\n"),
         "{text}"
     );
     assert!(show.bar.is_none());
