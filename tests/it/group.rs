@@ -211,7 +211,6 @@ fn a_service_that_never_reached_its_brokers_ends_at_once_when_told_to() {
 
 /// A broker of its own with a service's topics, and what the service needs to know of it.
 fn apart(case: &Case, broker: &Broker) -> [(&'static str, String); 3] {
-    broker.create_topic(&case.input, PARTITIONS, &[]);
     let environment = [
         ("LIMN_KAFKA__BROKERS", broker.servers()),
         ("LIMN_ENGINE__DELAY", "1s".to_owned()),
@@ -235,7 +234,7 @@ const LIMIT: Duration = Duration::from_secs(14);
 #[test]
 fn a_commit_that_the_brokers_do_not_answer_is_left_within_the_time_limit() {
     let broker = Broker::start();
-    let case = Case::new("away");
+    let case = Case::on(&broker, "away");
     let environment = apart(&case, &broker);
     let mut instance = started(&case, &environment);
     let address = case.address("a");
@@ -254,7 +253,7 @@ fn a_commit_that_the_brokers_do_not_answer_is_left_within_the_time_limit() {
 #[test]
 fn a_restore_that_the_brokers_do_not_answer_is_left_within_the_time_limit() {
     let broker = Broker::start();
-    let case = Case::new("away");
+    let case = Case::on(&broker, "away");
     let environment = apart(&case, &broker);
     let holder = broker.transactional(&unique("holder"));
     holder.begin_transaction().unwrap();
