@@ -422,7 +422,7 @@ fn log(mut log: Section<'_>) -> telemetry::Config {
 }
 
 fn limits(mut limits: Section<'_>) -> usize {
-    bytes(limits.size("waiting_bytes", 256 << 20, (1 << 20)..=(1 << 40)))
+    bytes(limits.size("waiting_bytes", 64 << 20, (1 << 20)..=(1 << 40)))
 }
 
 fn shutdown(mut shutdown: Section<'_>) -> Duration {

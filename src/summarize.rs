@@ -182,22 +182,29 @@ impl Summarizer {
             refusals: Vec::new(),
         };
         let mut lines = Vec::new();
-        while lines.len() < self.max_events() {
-            let Some(event) = event_at(&done.rest, lines.len()) else {
-                break;
-            };
-            match self.line(&job.topic, job.partition, event) {
+        let mut events: Vec<Event> = Vec::new();
+        let waiting = done.rest.iter().flat_map(|w| w.events.iter());
+        let mut given_up = None;
+        for event in waiting.take(self.max_events()) {
+            match self.line(&job.topic, job.partition, &event) {
                 Ok(line) => lines.push(line),
                 // Its template fails on it, or it was accepted under another configuration and cannot be read any more.
                 // One event must not hold up the others.
-                Err(rejected) if lines.is_empty() => return Ok(done.give_up_first(rejected)),
+                Err(rejected) if lines.is_empty() => given_up = Some(rejected),
                 Err(_) => break,
             }
+            events.push(event);
+            if given_up.is_some() {
+                break;
+            }
+        }
+        if let Some(rejected) = given_up {
+            return Ok(done.give_up_first(events, rejected));
         }
         let before = job.profile.as_ref().map_or("", |p| p.summary.as_str());
         let (mut count, prepared) = match self.fit(before, &lines)? {
             Fit::Takes(count, prepared) => (count, prepared),
-            Fit::Not(rejected) => return Ok(done.give_up_first(rejected)),
+            Fit::Not(rejected) => return Ok(done.give_up_first(events, rejected)),
         };
         let mut usage = proto::Usage::default();
         let mut answer = self
@@ -212,7 +219,8 @@ impl Summarizer {
                     .await?;
             }
         }
-        let (events, windows, reason) = split_off(&mut done.rest, count);
+        events.truncate(count);
+        let (windows, reason) = settle(&mut done.rest, count);
         match answer {
             Some((summary, call)) => {
                 done.update = Some(Update {
@@ -468,10 +476,11 @@ enum Fit {
 }
 
 impl Done {
-    /// Gives up the event whose turn it is.
-    fn give_up_first(mut self, rejected: Rejected) -> Self {
-        let (mut events, ..) = split_off(&mut self.rest, 1);
-        self.dead.extend(events.pop().map(|e| (e, rejected)));
+    /// Gives up the first of the events, whose turn it is.
+    fn give_up_first(mut self, events: Vec<Event>, rejected: Rejected) -> Self {
+        settle(&mut self.rest, 1);
+        self.dead
+            .extend(events.into_iter().next().map(|e| (e, rejected)));
         self
     }
 }
@@ -482,32 +491,21 @@ fn template(error: TemplateError) -> Rejected {
     Rejected::new(Reason::Template, error.to_string())
 }
 
-fn event_at(windows: &VecDeque<Closed>, mut index: usize) -> Option<&Event> {
-    for window in windows {
-        match window.events.get(index) {
-            Some(event) => return Some(event),
-            None => index -= window.events.len(),
-        }
-    }
-    None
-}
-
-/// Takes the first `count` events; with how many windows they complete, and why the last one touched had closed.
-fn split_off(windows: &mut VecDeque<Closed>, count: usize) -> (Vec<Event>, u32, CloseReason) {
-    let mut events = Vec::with_capacity(count);
-    let (mut complete, mut reason) = (0, CloseReason::EndOfInput);
-    while events.len() < count
+/// Takes the first `count` events away; with how many windows they complete, and why the last one touched had closed.
+fn settle(windows: &mut VecDeque<Closed>, count: usize) -> (u32, CloseReason) {
+    let (mut left, mut complete, mut reason) = (count, 0, CloseReason::EndOfInput);
+    while left > 0
         && let Some(first) = windows.front_mut()
     {
         reason = first.reason;
-        let left = count - events.len();
         if first.events.len() <= left {
-            events.append(&mut first.events);
+            left -= first.events.len();
             windows.pop_front();
             complete += 1;
         } else {
-            events.extend(first.events.drain(..left));
+            first.events.skip(left);
+            left = 0;
         }
     }
-    (events, complete, reason)
+    (complete, reason)
 }

@@ -12,6 +12,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::event::Event;
+pub use bag::Bag;
 use users::Users;
 use watermark::{Steady, Watermark};
 
@@ -109,11 +110,19 @@ pub struct Closed {
     /// The user.
     pub user: Box<str>,
     /// The events, by event time, then offset.
-    pub events: Vec<Event>,
+    pub events: Bag,
     /// Why it closed.
     pub reason: CloseReason,
     /// The lowest offset of this user that is still open in other windows when this one closed; `None`: none is.
     pub lowest_open: Option<i64>,
+}
+
+impl Closed {
+    /// The memory that it holds.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        size_of::<Self>() + self.user.len() + self.events.bytes()
+    }
 }
 
 /// What becomes of an event that was just read.

@@ -9,7 +9,6 @@ use super::restore::Restored;
 use super::waiting::Waiting;
 use crate::checkpoint::{OffsetSet, Progress};
 use crate::codec::{FORMAT, proto};
-use crate::event::Event;
 use crate::window::{self, Closed, Windows};
 
 /// What waits of one user.
@@ -224,17 +223,12 @@ impl Partition {
     }
 }
 
-/// What events cost while they wait.
-pub(super) fn bytes(events: &[Event]) -> usize {
-    events.iter().map(|e| e.bytes() + size_of::<Event>()).sum()
-}
-
 #[cfg(test)]
 mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::event::Record;
+    use crate::event::{Event, Record};
     use crate::window::{CloseReason, Kind};
 
     #[test]

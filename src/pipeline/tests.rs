@@ -80,8 +80,9 @@ impl World {
                 .unwrap();
         }
         consumer.assign(&all).unwrap();
-        let (mut seen, mut ended) = (Vec::new(), 0);
-        while ended < PARTITIONS {
+        let (mut seen, mut ended) = (Vec::new(), BTreeSet::new());
+        // By name: the end of one partition can be told twice before another's is told once.
+        while ended.len() < PARTITIONS as usize {
             match consumer.poll(Duration::from_secs(20)).unwrap() {
                 Ok(message) => seen.push(Seen {
                     partition: message.partition(),
@@ -98,7 +99,9 @@ impl World {
                             .collect()
                     }),
                 }),
-                Err(rdkafka::error::KafkaError::PartitionEOF(_)) => ended += 1,
+                Err(rdkafka::error::KafkaError::PartitionEOF(partition)) => {
+                    ended.insert(partition);
+                }
                 Err(error) => panic!("{error}"),
             }
         }

@@ -2,7 +2,6 @@
 
 use std::collections::VecDeque;
 
-use super::partition::bytes;
 use crate::window::Closed;
 
 /// A queue of windows that knows the lowest offset in it at every moment, at the same cost however much waits: a user
@@ -20,7 +19,7 @@ pub(super) struct Waiting {
 impl Waiting {
     /// A window that closed now.
     pub(super) fn push_back(&mut self, window: Closed) {
-        let (place, offset) = (self.end(), lowest(&window));
+        let (place, offset) = (self.end(), window.events.lowest());
         while self.lowest.back().is_some_and(|&(_, o)| o >= offset) {
             self.lowest.pop_back();
         }
@@ -31,7 +30,7 @@ impl Waiting {
     /// A window that was taken and is to be the next again.
     pub(super) fn push_front(&mut self, window: Closed) {
         self.first -= 1;
-        let offset = lowest(&window);
+        let offset = window.events.lowest();
         if self.lowest().is_none_or(|lowest| offset < lowest) {
             self.lowest.push_front((self.first, offset));
         }
@@ -57,18 +56,13 @@ impl Waiting {
     }
 
     pub(super) fn bytes(&self) -> usize {
-        self.windows.iter().map(|w| bytes(&w.events)).sum()
+        self.windows.iter().map(|w| w.bytes()).sum()
     }
 
     fn end(&self) -> i64 {
         let length = i64::try_from(self.windows.len()).unwrap_or(i64::MAX);
         self.first.saturating_add(length)
     }
-}
-
-fn lowest(window: &Closed) -> i64 {
-    let offsets = window.events.iter().map(|e| e.offset);
-    offsets.min().unwrap_or(i64::MAX)
 }
 
 #[cfg(test)]

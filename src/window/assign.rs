@@ -15,8 +15,6 @@ pub(super) struct Open {
     pub(super) last: i64,
     /// Steady time at which it was opened.
     pub(super) opened: i64,
-    /// The lowest offset in it.
-    pub(super) lowest: i64,
     /// Tokens of all its events.
     pub(super) tokens: u64,
     /// Its events as they came.
@@ -30,7 +28,6 @@ impl Open {
             first,
             last,
             opened,
-            lowest: i64::MAX,
             tokens: 0,
             events: Bag::default(),
         }
@@ -45,7 +42,6 @@ impl Open {
     pub(super) fn push(&mut self, event: &Event, at: i64) {
         self.first = self.first.min(at);
         self.last = self.last.max(at);
-        self.lowest = self.lowest.min(event.offset);
         self.tokens = self.tokens.saturating_add(event.tokens.into());
         self.events.push(event);
     }
@@ -55,7 +51,6 @@ impl Open {
         self.first = self.first.min(other.first);
         self.last = self.last.max(other.last);
         self.opened = self.opened.min(other.opened);
-        self.lowest = self.lowest.min(other.lowest);
         self.tokens = self.tokens.saturating_add(other.tokens);
         self.events.append(&other.events);
     }

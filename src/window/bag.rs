@@ -1,26 +1,70 @@
-//! The events of an open window, packed: what waits costs little more than its records' own bytes.
+//! The events of a window, packed: what waits costs little more than its records' own bytes.
+
+use std::ops::Range;
 
 use crate::event::{Event, Header, Record};
 
-/// Events in the order in which they came, end to end in one piece of memory.
+/// Events end to end in one piece of memory.
 ///
 /// An [`Event`] has an allocation each for its key, its value and its headers; for small records that is as much again as
-/// the records themselves. Windows are many and open for long, so they hold events in this form until they close.
-#[derive(Debug, Clone, Default)]
-pub(super) struct Bag {
+/// the records themselves, and it leaves the heap in pieces. Windows are many, and wait for long, first for their end and
+/// then for the engine: they hold events in this form until they are folded.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Bag {
     packed: Vec<u8>,
     events: usize,
+    lowest: i64,
+}
+
+impl Default for Bag {
+    fn default() -> Self {
+        Self {
+            packed: Vec::new(),
+            events: 0,
+            lowest: i64::MAX,
+        }
+    }
+}
+
+impl FromIterator<Event> for Bag {
+    fn from_iter<I: IntoIterator<Item = Event>>(events: I) -> Self {
+        let mut bag = Self::default();
+        for event in events {
+            bag.push(&event);
+        }
+        bag
+    }
 }
 
 impl Bag {
     /// How many events are in it.
-    pub(super) fn len(&self) -> usize {
+    #[must_use]
+    pub fn len(&self) -> usize {
         self.events
     }
 
+    /// Whether none is.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.events == 0
+    }
+
+    /// The lowest offset in it; the highest number where it is empty.
+    #[must_use]
+    pub fn lowest(&self) -> i64 {
+        self.lowest
+    }
+
     /// The memory that it holds.
-    pub(super) fn bytes(&self) -> usize {
+    #[must_use]
+    pub fn bytes(&self) -> usize {
         self.packed.capacity()
+    }
+
+    /// The events, each as it was put in.
+    pub fn iter(&self) -> impl Iterator<Item = Event> + '_ {
+        let mut rest = Unpack(&self.packed);
+        (0..self.events).map(move |_| rest.event())
     }
 
     /// Adds an event.
@@ -30,6 +74,7 @@ impl Bag {
         self.reserve(size.0);
         pack(event, &mut self.packed);
         self.events += 1;
+        self.lowest = self.lowest.min(event.offset);
     }
 
     /// Adds the events of another.
@@ -37,12 +82,51 @@ impl Bag {
         self.reserve(other.packed.len());
         self.packed.extend_from_slice(&other.packed);
         self.events += other.events;
+        self.lowest = self.lowest.min(other.lowest);
     }
 
-    /// The events as they were.
-    pub(super) fn into_events(self) -> Vec<Event> {
+    /// The same events by event time, then offset.
+    pub(super) fn in_order(self) -> Self {
+        let mut places = self.places();
+        if places.is_sorted_by_key(|(key, _)| *key) {
+            return self;
+        }
+        places.sort_unstable_by_key(|(key, _)| *key);
+        let mut packed = Vec::with_capacity(self.packed.len());
+        for (_, place) in places {
+            packed.extend_from_slice(self.packed.get(place).unwrap_or_default());
+        }
+        Self { packed, ..self }
+    }
+
+    /// Takes the first `count` events away.
+    pub fn skip(&mut self, count: usize) {
+        let count = count.min(self.events);
         let mut rest = Unpack(&self.packed);
-        (0..self.events).map(|_| rest.event()).collect()
+        for _ in 0..count {
+            rest.skip_event();
+        }
+        let gone = self.packed.len() - rest.0.len();
+        self.lowest = (count..self.events)
+            .map(|_| rest.skip_event().1)
+            .min()
+            .unwrap_or(i64::MAX);
+        self.packed.drain(..gone);
+        self.events -= count;
+    }
+
+    /// Event time and offset of each event, and where it stands.
+    fn places(&self) -> Vec<((i64, i64), Range<usize>)> {
+        let mut rest = Unpack(&self.packed);
+        let mut start = 0;
+        (0..self.events)
+            .map(|_| {
+                let key = rest.skip_event();
+                let place = start..self.packed.len() - rest.0.len();
+                start = place.end;
+                (key, place)
+            })
+            .collect()
     }
 
     /// Makes room. A first event gets just what it needs, since many a window has no second one; later ones an eighth more
@@ -151,6 +235,24 @@ impl<'a> Unpack<'a> {
         Some(self.take(len).into())
     }
 
+    fn skip_nullable(&mut self) {
+        let len = self.number().saturating_sub(1);
+        self.take(len);
+    }
+
+    /// Event time and offset of the event that stands here; the next one stands here then.
+    fn skip_event(&mut self) -> (i64, i64) {
+        let (offset, time_ms) = (self.signed(), self.signed());
+        self.number();
+        self.skip_nullable();
+        self.skip_nullable();
+        for _ in 0..self.number() {
+            self.block();
+            self.skip_nullable();
+        }
+        (time_ms, offset)
+    }
+
     fn header(&mut self) -> Header {
         let name = String::from_utf8_lossy(self.block());
         (name.into(), self.nullable())
@@ -204,7 +306,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_is_taken_out_is_what_was_put_in(events in vec(event(), 0..12), split in 0..12usize) {
+        fn what_is_taken_out_is_what_was_put_in(mut events in vec(event(), 0..12), split in 0..12usize) {
             let (mut bag, mut other) = (Bag::default(), Bag::default());
             for (index, event) in events.iter().enumerate() {
                 let into = if index < split { &mut bag } else { &mut other };
@@ -213,7 +315,14 @@ mod tests {
             bag.append(&other);
             prop_assert_eq!(bag.len(), events.len());
             prop_assert!(bag.bytes() >= events.iter().map(Event::bytes).sum());
-            prop_assert_eq!(bag.into_events(), events);
+            prop_assert_eq!(bag.lowest(), events.iter().map(|e| e.offset).min().unwrap_or(i64::MAX));
+            prop_assert_eq!(bag.iter().collect::<Vec<_>>(), events.clone());
+            events.sort_by_key(|e| (e.time_ms, e.offset));
+            let mut ordered = bag.in_order();
+            prop_assert_eq!(ordered.iter().collect::<Vec<_>>(), events.clone());
+            prop_assert_eq!(&ordered, &events.iter().cloned().collect());
+            ordered.skip(split);
+            prop_assert_eq!(ordered, events.into_iter().skip(split).collect());
         }
     }
 

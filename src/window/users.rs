@@ -52,7 +52,7 @@ impl Default for User {
 
 impl User {
     fn lowest(&self) -> Option<i64> {
-        self.windows.iter().map(|w| w.lowest).min()
+        self.windows.iter().map(|w| w.events.lowest()).min()
     }
 }
 
@@ -222,7 +222,7 @@ impl Users {
                 break;
             };
             let lowest = user.lowest().unwrap_or(i64::MAX);
-            if let Some(index) = user.windows.iter().position(|w| w.lowest <= key) {
+            if let Some(index) = user.windows.iter().position(|w| w.events.lowest() <= key) {
                 self.close_front(&name, index + 1, CloseReason::Order, reason, closed);
                 return true;
             }
@@ -252,20 +252,18 @@ impl Users {
             return;
         };
         let front = front.min(user.windows.len());
-        let rest = user.windows.range(front..).map(|w| w.lowest).min();
+        let rest = user.windows.range(front..).map(|w| w.events.lowest()).min();
         let begin = closed.len();
         // From the back, so that each window finds the lowest offset of all that are behind it.
         let mut lowest_open = rest;
         for (index, window) in user.windows.drain(..front).enumerate().rev() {
-            let lowest = window.lowest;
+            let lowest = window.events.lowest();
             self.windows -= 1;
             self.bytes -= window.bytes();
-            let mut events = window.events.into_events();
-            events.sort_unstable_by_key(|e| (e.time_ms, e.offset));
             let reason = if index + 1 == front { reason } else { order };
             closed.push(Closed {
                 user: name.as_ref().into(),
-                events,
+                events: window.events.in_order(),
                 reason,
                 lowest_open,
             });
@@ -319,8 +317,8 @@ impl Users {
             assert!(
                 (user.windows.iter()).all(|w| user.due <= self.assigner.end(w)
                     && user.aged <= w.opened
-                    && user.oldest <= w.lowest
-                    && w.events.len() > 0)
+                    && user.oldest <= w.events.lowest()
+                    && !w.events.is_empty())
             );
         }
     }

@@ -4,7 +4,6 @@ use std::sync::Arc;
 
 use super::super::Error;
 use super::super::ingest::Incoming;
-use super::super::partition::bytes;
 use super::{Flow, marker};
 use crate::codec::{DeadLetter, Origin, Reason, Rejected, dead_letter};
 use crate::commit::Outgoing;
@@ -253,7 +252,7 @@ impl Flow<'_> {
             let Some(partition) = self.partitions.get_mut(&number) else {
                 continue;
             };
-            self.waiting_bytes += bytes(&window.events);
+            self.waiting_bytes += window.bytes();
             ::metrics::counter!(metrics::WINDOWS_CLOSED, "reason" => window.reason.name())
                 .increment(1);
             let user: Arc<str> = match partition.users.get_key_value(&*window.user) {

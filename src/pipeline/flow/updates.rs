@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use super::super::batch::{Committed, Key, change_record, state_record};
-use super::super::partition::{Running, bytes};
+use super::super::partition::Running;
 use super::super::{Commit, Error};
 use super::{BATCH_BYTES, Finished, Flow, marker};
 use crate::codec::{self, FORMAT, Reason, Rejected, proto};
@@ -36,7 +36,7 @@ impl Flow<'_> {
                 && let Some(window) = queue.waiting.pop_front()
             {
                 events += window.events.len();
-                taken += bytes(&window.events);
+                taken += window.bytes();
                 windows.push_back(window);
             }
             let job = Job {
@@ -103,7 +103,7 @@ impl Flow<'_> {
             .and_then(|p| p.users.get_mut(&user))
         {
             for window in done.rest.into_iter().rev() {
-                self.waiting_bytes += bytes(&window.events);
+                self.waiting_bytes += window.bytes();
                 queue.waiting.push_front(window);
             }
         }

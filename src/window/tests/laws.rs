@@ -84,14 +84,14 @@ impl Judge {
                 .collect();
             assert!(times.is_sorted(), "not in order: {times:?}");
             let mut ats = Vec::new();
-            for event in &window.events {
+            for event in window.events.iter() {
                 let held = self
                     .held
                     .remove(&event.offset)
                     .expect("once, and only what was put in");
                 assert_eq!(
                     (held.user.as_str(), &held.event),
-                    (window.user.as_ref(), event)
+                    (window.user.as_ref(), &event)
                 );
                 ats.push(held.at);
             }

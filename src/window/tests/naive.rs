@@ -62,7 +62,7 @@ impl Naive {
         let lowest_open = others.flat_map(|w| w.events.iter().map(|e| e.offset)).min();
         self.closed.push(Closed {
             user: user.into(),
-            events: window.events,
+            events: window.events.into_iter().collect(),
             reason,
             lowest_open,
         });
