@@ -6,7 +6,7 @@ mod scripted;
 
 #[cfg(fuzzing)]
 pub use candle::entry;
-pub use candle::{Candle, Config as CandleConfig, Dtype, Figures, Score, score};
+pub use candle::{Candle, Config as CandleConfig, Device, Dtype, Figures, Score, score};
 pub use openai::{Config as OpenAiConfig, OpenAi};
 pub use scripted::{Positions, Script, Scripted};
 

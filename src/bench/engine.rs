@@ -35,6 +35,8 @@ pub struct EngineReport {
     pub limn: &'static str,
     /// The model's name.
     pub model: String,
+    /// What computed it.
+    pub device: String,
     /// The number format that it was computed in.
     pub dtype: &'static str,
     /// Requests at once.
@@ -120,6 +122,7 @@ pub async fn engine(options: &EngineOptions) -> Result<EngineReport, Error> {
     Ok(EngineReport {
         limn: env!("CARGO_PKG_VERSION"),
         model: candle.description().name.clone(),
+        device: candle.device().to_string(),
         dtype: candle.dtype(),
         concurrency: options.concurrency,
         updates: outputs.len(),

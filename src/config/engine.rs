@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::reader::Section;
 use super::secret::Secret;
 use super::source::bytes;
-use crate::engine::{CandleConfig, Dtype};
+use crate::engine::{CandleConfig, Device, Dtype};
 
 /// Which engine answers.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -67,6 +67,7 @@ pub fn read(mut engine: Section<'_>, variable: &dyn Fn(&str) -> Option<String>) 
             "adapter",
             "tokenizer",
             "thinking",
+            "device",
             "dtype",
             "cache",
             "step_tokens",
@@ -103,6 +104,7 @@ pub fn read(mut engine: Section<'_>, variable: &dyn Fn(&str) -> Option<String>) 
     };
     let context_tokens = engine.integer_or_off("context_tokens", 128u32..=4_000_000);
     let concurrency = bytes(engine.integer("concurrency", 16u64, 1..=4096));
+    let (device, dtype) = device(&mut engine);
     let candle = CandleConfig {
         model: model.clone().into(),
         adapter: path_or_off(
@@ -112,15 +114,8 @@ pub fn read(mut engine: Section<'_>, variable: &dyn Fn(&str) -> Option<String>) 
         ),
         tokenizer: path_or_off(&mut engine, "tokenizer", "the path of a tokenizer.json"),
         thinking: engine.choice("thinking", &[("off", false), ("on", true)]),
-        dtype: engine.choice(
-            "dtype",
-            &[
-                ("auto", Dtype::Auto),
-                ("f32", Dtype::F32),
-                ("bf16", Dtype::Bf16),
-                ("int8", Dtype::Int8),
-            ],
-        ),
+        device,
+        dtype,
         context_tokens,
         concurrency,
         cache_bytes: engine.size_or_auto("cache", (1 << 20)..=(1 << 42)),
@@ -149,6 +144,33 @@ pub fn read(mut engine: Section<'_>, variable: &dyn Fn(&str) -> Option<String>) 
         Kind::OpenAi => Engine::OpenAi(openai),
         Kind::Scripted => Engine::Scripted { delay },
     }
+}
+
+/// What computes, and the number format.
+fn device(engine: &mut Section<'_>) -> (Device, Dtype) {
+    let [device_place, dtype_place] = ["device", "dtype"].map(|key| engine.place(key));
+    let device = engine
+        .checked_text("device", "cpu", Device::WANTED, |t| {
+            t.parse::<Device>().is_ok()
+        })
+        .parse()
+        .unwrap_or(Device::Cpu);
+    let dtype = engine.choice(
+        "dtype",
+        &[
+            ("auto", Dtype::Auto),
+            ("f32", Dtype::F32),
+            ("bf16", Dtype::Bf16),
+            ("int8", Dtype::Int8),
+        ],
+    );
+    if let Err(reason) = device.built() {
+        engine.fault_unshown("device", device_place, reason.to_owned());
+    }
+    if let Err(reason) = device.dtype(dtype) {
+        engine.fault_unshown("dtype", dtype_place, reason.to_owned());
+    }
+    (device, dtype)
 }
 
 fn path_or_off(engine: &mut Section<'_>, key: &str, what: &str) -> Option<PathBuf> {

@@ -204,6 +204,29 @@ fn an_unknown_section_or_key_is_told_with_the_one_that_was_meant() {
 }
 
 #[test]
+fn what_computes_is_the_processor_or_a_gpu_that_this_build_can_use() {
+    let wrong = faults("engine.device = \"gpu\"\n", &[]);
+    let wanted = "engine.device (line 2): given \"gpu\"; wants \"cpu\"";
+    assert!(wrong[0].starts_with(wanted), "{wrong:?}");
+    // Every fault at once: of the build and of the number format.
+    let found = faults("engine.device = \"cuda:1\"\nengine.dtype = \"int8\"\n", &[]);
+    let [build @ .., format] = &found[..] else {
+        panic!("no fault");
+    };
+    assert!(
+        format.starts_with("engine.dtype (line 3): int8") && format.contains("bf16"),
+        "{format}"
+    );
+    assert_eq!(build.len(), usize::from(!cfg!(feature = "cuda")));
+    for fault in build {
+        assert!(
+            fault.starts_with("engine.device (line 2): ") && fault.contains("build-cuda.sh"),
+            "{fault}"
+        );
+    }
+}
+
+#[test]
 fn the_environment_goes_before_the_file() {
     let config = parse(
         &format!("{SMALLEST}[window]\nmax_events = 7\n"),

@@ -3,6 +3,7 @@
 mod blocks;
 mod chat;
 mod compute;
+mod device;
 mod draft;
 #[cfg(any(test, fuzzing))]
 pub mod entry;
@@ -31,6 +32,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::{Answer, Description, Engine, Error, Prepared, Request, hash};
 use chat::Chat;
+pub use device::Device;
 pub use score::{Score, score};
 pub use worker::Figures;
 use worker::{Shared, Work};
@@ -47,6 +49,8 @@ pub struct Config {
     pub tokenizer: Option<PathBuf>,
     /// Whether the model may reason before it answers, where its template leaves the choice (Qwen3).
     pub thinking: bool,
+    /// What computes.
+    pub device: Device,
     /// The number format.
     pub dtype: Dtype,
     /// Most tokens of prompt and answer; `None`: as many as the model was made for.
@@ -58,7 +62,7 @@ pub struct Config {
     pub cache_bytes: Option<u64>,
     /// Most rows of one forward pass.
     pub step_tokens: usize,
-    /// Threads that compute; `None`: one for each processor that this process may use.
+    /// Threads of the processor that compute; `None`: one for each processor that this process may use.
     pub threads: Option<usize>,
     /// Whether tokens of the previous summary are proposed and verified several at once. It changes how long an answer
     /// takes, never the answer.
@@ -72,6 +76,7 @@ impl Default for Config {
             adapter: None,
             tokenizer: None,
             thinking: false,
+            device: Device::Cpu,
             dtype: Dtype::Auto,
             context_tokens: None,
             concurrency: 16,
@@ -117,6 +122,7 @@ const CODE_VERSION: &str = "candle-packed-1";
 pub struct Candle {
     description: Description,
     chat: Chat,
+    device: Device,
     dtype: Dtype,
     work: mpsc::Sender<Work>,
     shared: Shared,
@@ -135,6 +141,12 @@ impl Candle {
     #[must_use]
     pub fn figures(&self) -> Figures {
         self.shared.read()
+    }
+
+    /// What computes.
+    #[must_use]
+    pub fn device(&self) -> Device {
+        self.device
     }
 
     /// The number format that it computes in.

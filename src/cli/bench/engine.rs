@@ -16,6 +16,9 @@ pub struct ModelArgs {
     /// The folder of a PEFT LoRA adapter.
     #[arg(long)]
     pub adapter: Option<PathBuf>,
+    /// What computes: cpu, cuda or cuda:N.
+    #[arg(long, default_value = "cpu")]
+    pub device: engine::Device,
     /// The number format.
     #[arg(long, value_enum, default_value = "auto")]
     pub dtype: Dtype,
@@ -44,6 +47,7 @@ impl ModelArgs {
         CandleConfig {
             model: self.model.clone(),
             adapter: self.adapter.clone(),
+            device: self.device,
             dtype: match self.dtype {
                 Dtype::Auto => engine::Dtype::Auto,
                 Dtype::F32 => engine::Dtype::F32,

@@ -4,10 +4,11 @@ use std::fs::File;
 use std::path::Path;
 use std::thread::available_parallelism;
 
-use candle_core::{DType, Device};
+use candle_core::DType;
 use tokio::sync::mpsc;
 
 use super::compute::{Compute, Cpu, TensorCompute, Times};
+use super::device::{Device, free_memory};
 use super::draft::Policy;
 use super::kernels::Format;
 use super::load::{self, Loaded, Tensors, Wanted};
@@ -69,6 +70,7 @@ impl Timed for Built {
 pub(super) struct Ready {
     pub model: Built,
     pub chat: super::Chat,
+    pub device: Device,
     pub dtype: Dtype,
     pub limits: Limits,
     pub fingerprint: String,
@@ -87,9 +89,10 @@ pub(super) fn build(config: &Config) -> Result<Ready, Error> {
         tokenizer: config.tokenizer.as_deref(),
         thinking: config.thinking,
     })?;
-    let place = Place::of(config.dtype)?;
+    let place = Place::of(config)?;
     let mut fingerprint = blake3::Hasher::new();
     fingerprint.update(CODE_VERSION.as_bytes());
+    fingerprint.update(config.device.kind().as_bytes());
     fingerprint.update(place.dtype.name().as_bytes());
     fingerprint.update(&[u8::from(config.thinking)]);
     for file in &files {
@@ -103,6 +106,7 @@ pub(super) fn build(config: &Config) -> Result<Ready, Error> {
     Ok(Ready {
         model,
         chat,
+        device: config.device,
         dtype: place.dtype,
         limits,
         fingerprint: fingerprint.finalize().to_hex().to_string(),
@@ -113,6 +117,7 @@ pub(super) fn open(config: &Config) -> Result<Candle, Error> {
     let Ready {
         mut model,
         chat,
+        device,
         dtype,
         limits,
         fingerprint,
@@ -124,6 +129,7 @@ pub(super) fn open(config: &Config) -> Result<Candle, Error> {
     }
     tracing::info!(
         model = name,
+        device = %device,
         dtype = dtype.name(),
         context = longest,
         kernels = model.kernels(),
@@ -148,6 +154,7 @@ pub(super) fn open(config: &Config) -> Result<Candle, Error> {
             concurrency: limits.sequences + limits.sequences.div_ceil(4),
         },
         chat,
+        device,
         dtype,
         work,
         shared,
@@ -156,29 +163,22 @@ pub(super) fn open(config: &Config) -> Result<Candle, Error> {
 
 /// What computes, and in which number format.
 struct Place {
-    device: Device,
+    device: candle_core::Device,
     dtype: Dtype,
 }
 
 impl Place {
-    /// A GPU where this build can use one and there is one, else the processor.
-    fn of(wanted: Dtype) -> Result<Self, Error> {
-        let device = Device::cuda_if_available(0).map_err(|e| Error::Broken {
-            reason: format!("opening the GPU: {e}"),
-        })?;
-        let gpu = !device.is_cpu();
-        let dtype = match wanted {
-            Dtype::Auto if gpu => Dtype::Bf16,
-            Dtype::Auto if cfg!(target_arch = "x86_64") => Dtype::Int8,
-            Dtype::Auto => Dtype::F32,
-            Dtype::Int8 if gpu => {
-                return Err(Error::Broken {
-                    reason: "engine.dtype: int8 is computed on the processor only; give \"auto\", \"bf16\" or \"f32\"".to_owned(),
-                });
-            }
-            given => given,
-        };
-        Ok(Self { device, dtype })
+    fn of(config: &Config) -> Result<Self, Error> {
+        let dtype = config
+            .device
+            .dtype(config.dtype)
+            .map_err(|reason| Error::Broken {
+                reason: format!("engine.dtype: {reason}"),
+            })?;
+        Ok(Self {
+            device: config.device.open()?,
+            dtype,
+        })
     }
 
     fn format(&self) -> Format {
@@ -194,8 +194,45 @@ impl Place {
         if self.device.is_cpu() {
             return Cpu::bytes_per_block(spec, self.format());
         }
-        let number = if self.dtype == Dtype::F32 { 4 } else { 2 };
-        2 * spec.layers * spec.kv_heads * spec.head_dim * BLOCK * number
+        2 * spec.layers * spec.kv_heads * spec.head_dim * BLOCK * self.tensors().size_in_bytes()
+    }
+
+    /// The number format of candle's tensors.
+    fn tensors(&self) -> DType {
+        if self.dtype == Dtype::F32 {
+            DType::F32
+        } else {
+            DType::BF16
+        }
+    }
+
+    /// Bytes of memory that the cache may choose from, where the system tells.
+    ///
+    /// # Errors
+    /// [`Error::Broken`] where a GPU has no room for the weights.
+    fn room(&self, spec: &Spec) -> Result<Option<usize>, Error> {
+        let free = free_memory(&self.device);
+        let Some(free) = free.filter(|_| !self.device.is_cpu()) else {
+            return Ok(free);
+        };
+        let shapes = spec.weights().into_iter().map(|(_, shape)| shape);
+        let numbers: usize = shapes.map(|s| s.iter().product::<usize>()).sum();
+        // A tied embedding is there as the head as well.
+        let twice = if spec.tied {
+            spec.vocab * spec.hidden
+        } else {
+            0
+        };
+        let weights = (numbers + twice) * self.tensors().size_in_bytes();
+        match free.checked_sub(weights) {
+            Some(room) => Ok(Some(room)),
+            None => Err(Error::Broken {
+                reason: format!(
+                    "engine.device: the model's weights take {weights} bytes in {}, and the GPU has {free} free; give a GPU with more memory, or a smaller model",
+                    self.dtype.name()
+                ),
+            }),
+        }
     }
 
     fn build(
@@ -217,13 +254,14 @@ impl Place {
                 Cpu::new(spec, self.format(), limits.blocks, rows, threads).map_err(failed)?;
             return Ok(Built::Cpu(Box::new(Model::new(compute, spec, tensors)?)));
         }
-        let dtype = if self.dtype == Dtype::F32 {
-            DType::F32
-        } else {
-            DType::BF16
-        };
-        let compute = TensorCompute::new(spec, &self.device, dtype, limits.blocks, limits.context)
-            .map_err(failed)?;
+        let compute = TensorCompute::new(
+            spec,
+            &self.device,
+            self.tensors(),
+            limits.blocks,
+            limits.context,
+        )
+        .map_err(failed)?;
         Ok(Built::Tensors(Box::new(Model::new(
             compute, spec, tensors,
         )?)))
@@ -235,17 +273,13 @@ fn limits(config: &Config, spec: &Spec, context: usize, place: &Place) -> Result
     let sequences = config.concurrency.max(1);
     let each = place.bytes_per_block(spec);
     let longest = context.div_ceil(BLOCK);
+    let room = place.room(spec)?;
     let blocks = match config.cache_bytes {
         Some(bytes) => usize::try_from(bytes).unwrap_or(usize::MAX) / each,
         None => {
             let wanted = longest.max(sequences * USUAL_POSITIONS / BLOCK);
-            // Half of what is free is left to the rest of the process and of the machine.
-            let free = if place.device.is_cpu() {
-                free_memory()
-            } else {
-                None
-            };
-            free.map_or(wanted, |free| wanted.min(free / 2 / each))
+            // Half is left: to the rest of the process and of the machine, or on a GPU to what a forward holds on its way.
+            room.map_or(wanted, |room| wanted.min(room / 2 / each))
         }
     };
     if blocks == 0 {
@@ -269,14 +303,6 @@ fn limits(config: &Config, spec: &Spec, context: usize, place: &Place) -> Result
             }
         },
     })
-}
-
-/// Bytes of memory that programs may take, where the system tells (Linux).
-fn free_memory() -> Option<usize> {
-    let text = std::fs::read_to_string("/proc/meminfo").ok()?;
-    let line = text.lines().find_map(|l| l.strip_prefix("MemAvailable:"))?;
-    let kibibytes: usize = line.split_whitespace().next()?.parse().ok()?;
-    kibibytes.checked_mul(1024)
 }
 
 fn file_name(path: &Path) -> String {

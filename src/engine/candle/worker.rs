@@ -196,6 +196,10 @@ fn tell_step(before: &Counters, now: &Counters, times: Times) {
     counter!(metrics::ENGINE_DRAFTS_ACCEPTED).increment(now.accepted - before.accepted);
     counter!(metrics::ENGINE_PREFIX_TOKENS).increment(now.prefix_hits - before.prefix_hits);
     counter!(metrics::ENGINE_PREEMPTIONS).increment(now.preemptions - before.preemptions);
+    // A GPU computes while its next work is handed to it: nothing is known of its parts, and zeros would be wrong.
+    if times == Times::default() {
+        return;
+    }
     for (part, time) in times.parts() {
         ::metrics::histogram!(metrics::ENGINE_STEP_SECONDS, "part" => part).record(time);
     }

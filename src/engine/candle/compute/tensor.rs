@@ -1,6 +1,8 @@
 //! The operations by candle's own tensors: on CUDA, on processors without kernels of ours, and as the reference of ours.
 
 mod groups;
+#[cfg(test)]
+mod tests;
 
 use candle_core::{D, DType, Device, Result, Tensor, bail};
 use candle_nn::{ops, rotary_emb};
@@ -20,6 +22,8 @@ pub(crate) struct TensorCompute {
     sines: Tensor,
     /// Keys and values of each layer, `[blocks · BLOCK, kv_heads · head_dim]`.
     cache: Vec<(Tensor, Tensor)>,
+    /// A falling number for each token, `[vocab]`: see [`Compute::likeliest`].
+    falling: Tensor,
     step: Taken,
 }
 
@@ -58,7 +62,10 @@ impl TensorCompute {
             .flat_map(|position| frequencies.iter().map(move |f| position as f32 * f))
             .collect();
         let angles = Tensor::from_vec(angles, (context, frequencies.len()), device)?;
-        let nothing = Tensor::zeros((0, width), dtype, device)?;
+        #[allow(clippy::cast_precision_loss)] // vocabularies are far below 2^24
+        let falling: Vec<f32> = (1..=spec.vocab).rev().map(|n| n as f32).collect();
+        // Not empty: a GPU has no memory of no bytes.
+        let nothing = Tensor::zeros((1, width), dtype, device)?;
         Ok(Self {
             cosines: angles.cos()?.to_dtype(dtype)?,
             sines: angles.sin()?.to_dtype(dtype)?,
@@ -66,6 +73,7 @@ impl TensorCompute {
             device: device.clone(),
             dtype,
             cache,
+            falling: Tensor::new(falling, device)?,
             step: Taken {
                 cosines: nothing.clone(),
                 sines: nothing.clone(),
@@ -159,6 +167,13 @@ impl Compute for TensorCompute {
         let (positions, slots) = groups::places(step)?;
         let width = self.spec.kv_heads * self.spec.head_dim;
         let rows = step.tokens.len();
+        // A GPU that looks beyond a tensor is lost to the process.
+        let (context, cached) = (self.cosines.dim(0)?, self.cache[0].0.dim(0)?);
+        if positions.iter().any(|&p| p as usize >= context)
+            || slots.iter().any(|&s| s as usize >= cached)
+        {
+            bail!("a position beyond the {context} of the model, or a block beyond the cache");
+        }
         let positions = Tensor::new(positions, &self.device)?;
         let slots = Tensor::new(slots, &self.device)?
             .unsqueeze(1)?
@@ -238,8 +253,12 @@ impl Compute for TensorCompute {
     }
 
     fn likeliest(&mut self, logits: &Tensor) -> Result<Vec<u32>> {
+        // On a GPU candle's argmax gives any of equal values, and in 16 bits the highest are often equal.
+        let logits = logits.to_dtype(DType::F32)?;
         logits
+            .broadcast_eq(&logits.max_keepdim(D::Minus1)?)?
             .to_dtype(DType::F32)?
+            .broadcast_mul(&self.falling)?
             .argmax(D::Minus1)?
             .to_vec1::<u32>()
     }

@@ -12,10 +12,14 @@ use crate::engine::candle::step::{BLOCK, Span, Wanted};
 /// Blocks of the test's cache.
 const BLOCKS: usize = 24;
 
-/// Both implementations of the operations, on the same small model.
+/// How far from the reference 16 bits may be.
+const HALVES: f32 = 0.1;
+
+/// Both implementations of the operations on the same small model, candle's also in the number format that a GPU takes.
 struct Both {
     cpu: Model<Cpu>,
     tensors: Model<TensorCompute>,
+    halves: Model<TensorCompute>,
     made: Made,
 }
 
@@ -24,11 +28,15 @@ impl Both {
         let mut made = Made::new(spec, 11);
         let spec = made.spec.clone();
         let cpu = Cpu::new(&spec, Format::F32, BLOCKS, 512, 2).unwrap();
-        let tensors =
-            TensorCompute::new(&spec, &Device::Cpu, DType::F32, BLOCKS, spec.context).unwrap();
+        let mut tensors = |dtype| {
+            let compute =
+                TensorCompute::new(&spec, &Device::Cpu, dtype, BLOCKS, spec.context).unwrap();
+            Model::new(compute, &spec, &mut made.tensors).unwrap()
+        };
         Self {
+            tensors: tensors(DType::F32),
+            halves: tensors(DType::BF16),
             cpu: Model::new(cpu, &spec, &mut made.tensors).unwrap(),
-            tensors: Model::new(tensors, &spec, &mut made.tensors).unwrap(),
             made,
         }
     }
@@ -55,21 +63,35 @@ impl Both {
         }
         let cpu = self.cpu.step(&step).unwrap();
         let tensors = self.tensors.step(&step).unwrap();
-        assert_eq!((cpu.len(), tensors.len()), (asked.len(), asked.len()));
-        for ((tokens, at), (cpu, tensors)) in asked.iter().zip(cpu.iter().zip(&tensors)) {
+        let halves = self.halves.step(&step).unwrap();
+        for answers in [&cpu, &tensors, &halves] {
+            assert_eq!(answers.len(), asked.len());
+        }
+        for (index, (tokens, at)) in asked.iter().enumerate() {
             let wanted = made::logits(&self.made.spec, &mut self.made.tensors, tokens);
-            for (name, answer) in [("cpu", cpu), ("tensors", tensors)] {
-                let Answer::Logits(logits) = answer else {
-                    panic!("no logits");
-                };
-                close(&wanted, logits, &format!("{name}, position {at}"));
+            for (name, answers) in [("cpu", &cpu), ("tensors", &tensors)] {
+                close(
+                    &wanted,
+                    logits(&answers[index]),
+                    &format!("{name}, position {at}"),
+                );
             }
+            let off = off(&wanted, logits(&halves[index]));
+            assert!(off < HALVES, "in bf16, position {at}: {off}");
         }
     }
 
     fn copy_block(&mut self, from: u32, to: u32) {
         self.cpu.copy_block(from, to).unwrap();
         self.tensors.copy_block(from, to).unwrap();
+        self.halves.copy_block(from, to).unwrap();
+    }
+}
+
+fn logits(answer: &Answer) -> &[f32] {
+    match answer {
+        Answer::Logits(logits) => logits,
+        Answer::Likeliest(_) => panic!("no logits"),
     }
 }
 
@@ -81,6 +103,12 @@ fn close(wanted: &[f32], found: &[f32], what: &str) {
             "{what}: token {index} has {b}, not {a}"
         );
     }
+}
+
+/// The size of the error against what is wanted, root mean square.
+fn off(wanted: &[f32], found: &[f32]) -> f32 {
+    let errors: f32 = wanted.iter().zip(found).map(|(a, b)| (a - b).powi(2)).sum();
+    (errors / wanted.iter().map(|a| a * a).sum::<f32>()).sqrt()
 }
 
 #[derive(Clone)]
@@ -247,7 +275,7 @@ fn the_likeliest_token_is_the_first_of_the_highest_logits() {
 }
 
 #[test]
-fn a_position_without_a_block_and_a_token_beyond_the_vocabulary_are_errors() {
+fn a_position_without_a_block_or_beyond_the_context_and_a_token_beyond_the_vocabulary_are_errors() {
     let mut both = Both::new(made::small());
     let mut step = Step {
         tokens: vec![1; 40],
@@ -259,10 +287,16 @@ fn a_position_without_a_block_and_a_token_beyond_the_vocabulary_are_errors() {
         wanted: Vec::new(),
     };
     const { assert!(40 > BLOCK) };
-    assert!(both.cpu.step(&step).is_err());
-    assert!(both.tensors.step(&step).is_err());
+    let mut refused = |step: &Step| {
+        assert!(both.cpu.step(step).is_err());
+        assert!(both.tensors.step(step).is_err());
+    };
+    refused(&step);
     step.spans[0].blocks.push(1);
     step.tokens[7] = 300;
-    assert!(both.cpu.step(&step).is_err());
-    assert!(both.tensors.step(&step).is_err());
+    refused(&step);
+    step.tokens[7] = 1;
+    step.spans[0].start = both.made.spec.context - 8;
+    step.spans[0].blocks = (0..5).collect();
+    refused(&step);
 }

@@ -67,6 +67,7 @@ pub(super) fn of(step: &Step, device: &Device, dtype: DType) -> Result<(Vec<Grou
     let mut sizes: Vec<usize> = step
         .spans
         .iter()
+        .filter(|s| s.rows > 0)
         .map(|s| s.rows.next_power_of_two())
         .collect();
     sizes.sort_unstable();
