@@ -1,5 +1,6 @@
 //! A topic read from its beginning to its end, and nothing done with it: what a reader could reach at the best.
 
+use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use rdkafka::consumer::Consumer;
@@ -37,16 +38,20 @@ pub fn count(
             .map_err(Error::kafka(doing()))?;
     }
     reader.assign(&from).map_err(Error::kafka(doing()))?;
-    let (mut records, mut ended, mut began) = (0, 0, None);
+    let (mut records, mut began) = (0, None);
+    // By number: the end of one partition can be told twice before another's is told once.
+    let mut reading: BTreeSet<i32> = (0..count).collect();
     let mut heard = Instant::now();
-    while ended < count {
+    while !reading.is_empty() {
         match reader.poll(Duration::from_millis(100)) {
             Some(Ok(_)) => {
                 began.get_or_insert_with(Instant::now);
                 heard = Instant::now();
                 records += 1;
             }
-            Some(Err(KafkaError::PartitionEOF(_))) => ended += 1,
+            Some(Err(KafkaError::PartitionEOF(partition))) => {
+                reading.remove(&partition);
+            }
             Some(Err(error)) => return Err(Error::kafka(doing())(error)),
             None if heard.elapsed() > wait => {
                 return Err(Error::Kafka {

@@ -16,8 +16,6 @@ use super::step::Step;
 pub(crate) trait Compute {
     /// Weights of a linear layer, as this implementation multiplies with them.
     type Matrix;
-    /// The embedding.
-    type Table;
     /// Weights of a norm.
     type Vector;
     /// Activations, `[T, width]`.
@@ -27,13 +25,7 @@ pub(crate) trait Compute {
     ///
     /// # Errors
     /// Where the parts do not fit together or memory is short.
-    fn matrix(&self, parts: &[Tensor]) -> Result<Self::Matrix>;
-
-    /// Takes the embedding up, `[vocab, hidden]` in f32 on the CPU.
-    ///
-    /// # Errors
-    /// Where memory is short.
-    fn table(&self, embedding: &Tensor) -> Result<Self::Table>;
+    fn matrix(&self, parts: &[Tensor], precision: Precision) -> Result<Self::Matrix>;
 
     /// Takes a norm's weights up, `[width]` in f32 on the CPU.
     ///
@@ -51,13 +43,19 @@ pub(crate) trait Compute {
     ///
     /// # Errors
     /// Where a token is beyond the vocabulary.
-    fn embed(&mut self, table: &Self::Table, tokens: &[u32]) -> Result<Self::Rows>;
+    fn embed(&mut self, embedding: &Self::Matrix, tokens: &[u32]) -> Result<Self::Rows>;
 
-    /// `x / sqrt(mean(x²) + ε) · weight` for each row (RMS norm; Zhang and Sennrich 2019, arXiv:1910.07467).
+    /// `x / sqrt(mean(x²) + ε) · weight` for each row (RMS norm; Zhang and Sennrich 2019, arXiv:1910.07467), to be multiplied
+    /// with `next`.
     ///
     /// # Errors
     /// Where the computation fails.
-    fn norm(&mut self, x: &Self::Rows, weight: &Self::Vector) -> Result<Self::Rows>;
+    fn norm(
+        &mut self,
+        x: &Self::Rows,
+        weight: &Self::Vector,
+        next: &Self::Matrix,
+    ) -> Result<Self::Rows>;
 
     /// `x · wᵀ`: `[T, k]` by `[n, k]` to `[T, n]`.
     ///
@@ -90,11 +88,17 @@ pub(crate) trait Compute {
     /// Where the computation fails.
     fn add(&mut self, x: &mut Self::Rows, y: &Self::Rows) -> Result<()>;
 
-    /// [`Compute::gate`] of [`Compute::linear`], for the next linear layer and nothing else.
+    /// [`Compute::gate`] of [`Compute::linear`], to be multiplied with `next` and for nothing else.
     ///
     /// # Errors
     /// Where the computation fails.
-    fn linear_gated(&mut self, x: &Self::Rows, w: &Self::Matrix) -> Result<Self::Rows> {
+    fn linear_gated(
+        &mut self,
+        x: &Self::Rows,
+        w: &Self::Matrix,
+        next: &Self::Matrix,
+    ) -> Result<Self::Rows> {
+        let _ = next;
         let gate_up = self.linear(x, w)?;
         self.gate(gate_up)
     }
@@ -136,6 +140,15 @@ pub(crate) trait Compute {
     fn times(&mut self) -> Times {
         Times::default()
     }
+}
+
+/// How finely a matrix is rounded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Precision {
+    /// In the number format that was asked for.
+    Asked,
+    /// In 16 bits at least: the answers feel the rounding of these weights most.
+    Fine,
 }
 
 /// Time by part of a step.

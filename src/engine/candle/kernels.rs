@@ -129,8 +129,6 @@ pub(crate) trait Path: Send + Sync {
     fn scale(&self, x: &mut [f32], factor: f32);
     /// Floats to the nearest half-precision floats; what is larger than these can be becomes the largest.
     fn narrow(&self, x: &[f32], out: &mut [u16]);
-    /// Half-precision floats to floats.
-    fn widen(&self, x: &[u16], out: &mut [f32]);
 }
 
 /// What the attention of a tile's rows has seen so far.

@@ -2,7 +2,7 @@
 
 use candle_core::{Result, Tensor};
 
-use super::compute::Compute;
+use super::compute::{Compute, Precision};
 use super::load::Tensors;
 use super::spec::Spec;
 use super::step::{Answer, Forward, Step};
@@ -11,7 +11,8 @@ use crate::engine::Error;
 /// A decoder-only transformer of the Llama family, on whatever computes it.
 pub(crate) struct Model<C: Compute> {
     compute: C,
-    embedding: C::Table,
+    /// `None`: the head is the embedding as well.
+    embedding: Option<C::Matrix>,
     layers: Vec<Layer<C>>,
     norm: C::Vector,
     head: C::Matrix,
@@ -42,38 +43,45 @@ impl<C: Compute> Model<C> {
         let (hidden, inner) = (spec.hidden, spec.intermediate);
         let (queries, keys) = (spec.heads * spec.head_dim, spec.kv_heads * spec.head_dim);
         let embedding = tensors.take("model.embed_tokens.weight", &[spec.vocab, hidden])?;
-        let head = if spec.tied {
-            compute.matrix(std::slice::from_ref(&embedding))
+        let embedding = compute
+            .matrix(&[embedding], Precision::Fine)
+            .map_err(failed)?;
+        let (embedding, head) = if spec.tied {
+            (None, embedding)
         } else {
             let head = tensors.take("lm_head.weight", &[spec.vocab, hidden])?;
-            compute.matrix(&[head])
-        }
-        .map_err(failed)?;
-        let table = compute.table(&embedding).map_err(failed)?;
-        drop(embedding);
+            let head = compute.matrix(&[head], Precision::Fine).map_err(failed)?;
+            (Some(embedding), head)
+        };
         let mut layers = Vec::with_capacity(spec.layers);
         for index in 0..spec.layers {
             let mut take = |name: &str, shape: &[usize]| -> std::result::Result<Tensor, Error> {
                 tensors.take(&format!("model.layers.{index}.{name}.weight"), shape)
             };
-            let mut matrix = |parts: &[(&str, usize, usize)]| {
+            let mut matrix = |precision, parts: &[(&str, usize, usize)]| {
                 let parts = parts
                     .iter()
                     .map(|&(name, n, k)| take(name, &[n, k]))
                     .collect::<std::result::Result<Vec<_>, _>>()?;
-                compute.matrix(&parts).map_err(failed)
+                compute.matrix(&parts, precision).map_err(failed)
             };
-            let qkv = matrix(&[
-                ("self_attn.q_proj", queries, hidden),
-                ("self_attn.k_proj", keys, hidden),
-                ("self_attn.v_proj", keys, hidden),
-            ])?;
-            let out = matrix(&[("self_attn.o_proj", hidden, queries)])?;
-            let gate_up = matrix(&[
-                ("mlp.gate_proj", inner, hidden),
-                ("mlp.up_proj", inner, hidden),
-            ])?;
-            let down = matrix(&[("mlp.down_proj", hidden, inner)])?;
+            let qkv = matrix(
+                Precision::Fine,
+                &[
+                    ("self_attn.q_proj", queries, hidden),
+                    ("self_attn.k_proj", keys, hidden),
+                    ("self_attn.v_proj", keys, hidden),
+                ],
+            )?;
+            let out = matrix(Precision::Asked, &[("self_attn.o_proj", hidden, queries)])?;
+            let gate_up = matrix(
+                Precision::Asked,
+                &[
+                    ("mlp.gate_proj", inner, hidden),
+                    ("mlp.up_proj", inner, hidden),
+                ],
+            )?;
+            let down = matrix(Precision::Fine, &[("mlp.down_proj", hidden, inner)])?;
             let mut vector =
                 |name: &str, width: usize| compute.vector(&take(name, &[width])?).map_err(failed);
             layers.push(Layer {
@@ -97,7 +105,7 @@ impl<C: Compute> Model<C> {
         Ok(Self {
             norm: compute.vector(&norm).map_err(failed)?,
             compute,
-            embedding: table,
+            embedding,
             layers,
             head,
         })
@@ -113,9 +121,10 @@ impl<C: Compute> Model<C> {
         let c = &mut self.compute;
         c.begin(step)?;
         let wanted: Vec<usize> = step.wanted.iter().map(|w| w.row).collect();
-        let mut x = c.embed(&self.embedding, &step.tokens)?;
+        let embedding = self.embedding.as_ref().unwrap_or(&self.head);
+        let mut x = c.embed(embedding, &step.tokens)?;
         for (index, layer) in self.layers.iter().enumerate() {
-            let h = c.norm(&x, &layer.attention_norm)?;
+            let h = c.norm(&x, &layer.attention_norm, &layer.qkv)?;
             let qkv = c.linear(&h, &layer.qkv)?;
             let norms = layer.head_norms.as_ref().map(|(q, k)| (q, k));
             let mut attended = c.attend(index, qkv, norms)?;
@@ -128,11 +137,11 @@ impl<C: Compute> Model<C> {
                 x = c.select(&x, &wanted)?;
             }
             c.linear_added(&mut x, &attended, &layer.out)?;
-            let h = c.norm(&x, &layer.mlp_norm)?;
-            let inner = c.linear_gated(&h, &layer.gate_up)?;
+            let h = c.norm(&x, &layer.mlp_norm, &layer.gate_up)?;
+            let inner = c.linear_gated(&h, &layer.gate_up, &layer.down)?;
             c.linear_added(&mut x, &inner, &layer.down)?;
         }
-        let h = c.norm(&x, &self.norm)?;
+        let h = c.norm(&x, &self.norm, &self.head)?;
         c.linear(&h, &self.head).map(Some)
     }
 

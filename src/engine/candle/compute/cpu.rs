@@ -2,7 +2,6 @@
 
 mod angles;
 mod rows;
-mod table;
 #[cfg(test)]
 mod tests;
 
@@ -16,11 +15,10 @@ use super::super::kernels::{
 };
 use super::super::spec::Spec;
 use super::super::step::{BLOCK, Step};
-use super::{Compute, Times};
+use super::{Compute, Precision, Times};
 use angles::{Angles, Turns};
 pub(crate) use rows::Rows;
 use rows::Spare;
-pub(crate) use table::Table;
 
 /// Rows of this many values are worth a task of their own.
 const TASK: usize = 4096;
@@ -118,11 +116,11 @@ impl Cpu {
         if x.width() != w.k() {
             bail!("rows of {} by weights of {}", x.width(), w.k());
         }
-        if x.packed().is_some() {
+        if x.packed_for(w, self.path).is_some() {
             return Ok(());
         }
         x.check()?;
-        let kind = Kind::of(self.format, self.path);
+        let kind = Kind::of(w.format(), self.path);
         let filling = self.packed.lay_out(kind, x.count(), x.width());
         let path = self.path;
         self.pool.split(x.count(), TASK / x.width().max(1), |part| {
@@ -134,15 +132,16 @@ impl Cpu {
         Ok(())
     }
 
-    /// Calls `body` for each row's values, and packs them for the linear layer that comes next.
+    /// Calls `body` for each row's values, and packs them for weights of the format that comes next.
     fn each_row(
         &mut self,
         count: usize,
         width: usize,
+        next: Format,
         body: impl Fn(usize, &mut [f32]) + Sync,
     ) -> Rows {
         let mut rows = self.spare.rows(count, width);
-        let kind = Kind::of(self.format, self.path);
+        let kind = Kind::of(next, self.path);
         let (values, packed) = rows.parts();
         let filling = packed.lay_out(kind, count, width);
         let values = Shared::new(values);
@@ -191,11 +190,10 @@ fn with_values<T>(tensor: &Tensor, body: impl FnOnce(&[f32]) -> T) -> Result<T> 
 
 impl Compute for Cpu {
     type Matrix = Matrix;
-    type Table = Table;
     type Vector = Vec<f32>;
     type Rows = Rows;
 
-    fn matrix(&self, parts: &[Tensor]) -> Result<Matrix> {
+    fn matrix(&self, parts: &[Tensor], precision: Precision) -> Result<Matrix> {
         let Some(first) = parts.first() else {
             bail!("a matrix without weights");
         };
@@ -211,7 +209,11 @@ impl Compute for Cpu {
             }
             n += part.dims2()?.0;
         }
-        let mut matrix = Matrix::zeros(&self.shelf, self.format, n, k);
+        let format = match (self.format, precision) {
+            (Format::Int8, Precision::Fine) => Format::Bf16,
+            (format, _) => format,
+        };
+        let mut matrix = Matrix::zeros(&self.shelf, format, n, k);
         let mut row = 0;
         for part in parts {
             with_values(part, |values| {
@@ -220,13 +222,6 @@ impl Compute for Cpu {
             row += part.dims2()?.0;
         }
         Ok(matrix)
-    }
-
-    fn table(&self, embedding: &Tensor) -> Result<Table> {
-        let (_, width) = embedding.dims2()?;
-        with_values(embedding, |values| {
-            Table::new(self.path, values, width, halves(self.format))
-        })
     }
 
     fn vector(&self, weights: &Tensor) -> Result<Vec<f32>> {
@@ -267,27 +262,29 @@ impl Compute for Cpu {
             .map_err(Error::wrap)
     }
 
-    fn embed(&mut self, table: &Table, tokens: &[u32]) -> Result<Rows> {
+    fn embed(&mut self, embedding: &Matrix, tokens: &[u32]) -> Result<Rows> {
         let began = Instant::now();
-        if let Some(token) = tokens
-            .iter()
-            .find(|&&token| token as usize >= table.vocab())
-        {
-            bail!(
-                "token {token} is beyond the vocabulary of {}",
-                table.vocab()
-            );
+        let (vocab, width) = (embedding.n(), embedding.k());
+        if let Some(token) = tokens.iter().find(|&&token| token as usize >= vocab) {
+            bail!("token {token} is beyond the vocabulary of {vocab}");
         }
-        let mut rows = self.spare.rows(tokens.len(), table.width());
-        let width = table.width().max(1);
-        for (row, &token) in rows.values_mut().chunks_exact_mut(width).zip(tokens) {
-            table.row(self.path, token as usize, row);
+        if embedding.format() == Format::Int8 {
+            bail!("an embedding in 8 bits");
         }
+        let mut rows = self.spare.rows(tokens.len(), width);
+        let values = Shared::new(rows.values_mut());
+        self.pool.split(tokens.len(), TASK / width, |part| {
+            for row in part {
+                // SAFETY: each row belongs to one part.
+                let out = unsafe { values.part(row * width, width) };
+                embedding.row(tokens[row] as usize, out);
+            }
+        });
         self.times.other += began.elapsed();
         Ok(rows)
     }
 
-    fn norm(&mut self, x: &Rows, weight: &Vec<f32>) -> Result<Rows> {
+    fn norm(&mut self, x: &Rows, weight: &Vec<f32>, next: &Matrix) -> Result<Rows> {
         let began = Instant::now();
         x.check()?;
         let width = x.width();
@@ -295,7 +292,7 @@ impl Compute for Cpu {
             bail!("a norm of {} weights for rows of {width}", weight.len());
         }
         let (path, epsilon) = (self.path, self.epsilon);
-        let rows = self.each_row(x.count(), width, |row, out| {
+        let rows = self.each_row(x.count(), width, next.format(), |row, out| {
             path.norm(x.row(row), weight, epsilon, out);
         });
         self.times.other += began.elapsed();
@@ -306,13 +303,13 @@ impl Compute for Cpu {
         let began = Instant::now();
         let mut rows = self.spare.rows(x.count(), w.n());
         self.pack(x, w)?;
-        let packed = x.packed().unwrap_or(&self.packed);
+        let packed = x.packed_for(w, self.path).unwrap_or(&self.packed);
         w.multiply(self.path, &self.pool, packed, rows.values_mut());
         self.times.matrix += began.elapsed();
         Ok(rows)
     }
 
-    fn linear_gated(&mut self, x: &Rows, w: &Matrix) -> Result<Rows> {
+    fn linear_gated(&mut self, x: &Rows, w: &Matrix, next: &Matrix) -> Result<Rows> {
         if !w.can_gate() {
             let gate_up = self.linear(x, w)?;
             return self.gate(gate_up);
@@ -320,8 +317,9 @@ impl Compute for Cpu {
         let began = Instant::now();
         let mut rows = self.spare.rows(x.count(), w.n() / 2);
         self.pack(x, w)?;
-        let packed = x.packed().unwrap_or(&self.packed);
-        w.gated(self.path, &self.pool, packed, rows.packed_alone());
+        let packed = x.packed_for(w, self.path).unwrap_or(&self.packed);
+        let out = rows.packed_alone();
+        w.gated(self.path, &self.pool, packed, next.format(), out);
         self.times.matrix += began.elapsed();
         Ok(rows)
     }
@@ -333,7 +331,7 @@ impl Compute for Cpu {
             bail!("{} products to rows of {}", w.n(), x.width());
         }
         self.pack(y, w)?;
-        let packed = y.packed().unwrap_or(&self.packed);
+        let packed = y.packed_for(w, self.path).unwrap_or(&self.packed);
         w.add_to(self.path, &self.pool, packed, x.values_mut());
         self.times.matrix += began.elapsed();
         Ok(())
@@ -377,7 +375,7 @@ impl Compute for Cpu {
             bail!("a gate of {} values", gate_up.width());
         }
         let (path, width) = (self.path, gate_up.width() / 2);
-        let rows = self.each_row(gate_up.count(), width, |row, out| {
+        let rows = self.each_row(gate_up.count(), width, self.format, |row, out| {
             let (gate, up) = gate_up.row(row).split_at(width);
             path.gate(gate, up, out);
         });

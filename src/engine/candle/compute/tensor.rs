@@ -7,7 +7,7 @@ mod tests;
 use candle_core::{D, DType, Device, Result, Tensor, bail};
 use candle_nn::{ops, rotary_emb};
 
-use super::Compute;
+use super::{Compute, Precision};
 use crate::engine::candle::spec::Spec;
 use crate::engine::candle::step::{BLOCK, Step};
 use groups::Group;
@@ -147,16 +147,12 @@ impl TensorCompute {
 
 impl Compute for TensorCompute {
     type Matrix = Tensor;
-    type Table = Tensor;
     type Vector = Tensor;
     type Rows = Tensor;
 
-    fn matrix(&self, parts: &[Tensor]) -> Result<Tensor> {
+    /// All weights are in the one number format, which has 16 bits at least.
+    fn matrix(&self, parts: &[Tensor], _: Precision) -> Result<Tensor> {
         self.taken_up(&Tensor::cat(parts, 0)?)
-    }
-
-    fn table(&self, embedding: &Tensor) -> Result<Tensor> {
-        self.taken_up(embedding)
     }
 
     fn vector(&self, weights: &Tensor) -> Result<Tensor> {
@@ -190,15 +186,15 @@ impl Compute for TensorCompute {
         Ok(())
     }
 
-    fn embed(&mut self, table: &Tensor, tokens: &[u32]) -> Result<Tensor> {
-        let vocab = table.dim(0)?;
+    fn embed(&mut self, embedding: &Tensor, tokens: &[u32]) -> Result<Tensor> {
+        let vocab = embedding.dim(0)?;
         if let Some(token) = tokens.iter().find(|&&t| t as usize >= vocab) {
             bail!("token {token} is beyond the vocabulary of {vocab}");
         }
-        table.index_select(&Tensor::new(tokens, &self.device)?, 0)
+        embedding.index_select(&Tensor::new(tokens, &self.device)?, 0)
     }
 
-    fn norm(&mut self, x: &Tensor, weight: &Tensor) -> Result<Tensor> {
+    fn norm(&mut self, x: &Tensor, weight: &Tensor, _: &Tensor) -> Result<Tensor> {
         ops::rms_norm(x, weight, self.spec.norm_epsilon)
     }
 

@@ -290,15 +290,6 @@ pub(super) fn narrow(x: &[f32], out: &mut [u16]) {
     }
 }
 
-/// See [`super::Path::widen`].
-#[inline(always)]
-pub(super) fn widen(x: &[u16], out: &mut [f32]) {
-    assert!(x.len() == out.len());
-    for (out, &x) in out.iter_mut().zip(x) {
-        *out = half::f16_to(x);
-    }
-}
-
 /// The loops over single rows for a path whose instructions are named.
 macro_rules! elementwise {
     ($($features:literal)?) => {
@@ -309,7 +300,6 @@ macro_rules! elementwise {
         elementwise!(@ $($features)?, argmax(x: &[f32]) -> usize);
         elementwise!(@ $($features)?, hadamard(x: &mut [f32; SCALED]) -> ());
         elementwise!(@ $($features)?, narrow(x: &[f32], out: &mut [u16]) -> ());
-        elementwise!(@ $($features)?, widen(x: &[u16], out: &mut [f32]) -> ());
     };
     // Those that AVX-512 has in its own words.
     (hot $($features:literal)?) => {

@@ -165,7 +165,6 @@ fn bytes_are_within_half_a_step_of_their_values() {
 #[test]
 fn halves_are_the_same_on_every_path() {
     let mut random = Random::new(6);
-    let bits: Vec<u16> = (0..=u16::MAX).collect();
     let mut values: Vec<f32> = (0..70_001)
         .map(|_| f32::from_bits(random.next() as u32))
         .collect();
@@ -182,12 +181,6 @@ fn halves_are_the_same_on_every_path() {
         -0.0,
     ]);
     for path in paths() {
-        let mut floats = vec![0.0; bits.len()];
-        path.widen(&bits, &mut floats);
-        for (&bits, &float) in bits.iter().zip(&floats) {
-            let wanted = half::f16_to(bits);
-            assert!(float.to_bits() == wanted.to_bits() || (float.is_nan() && wanted.is_nan()));
-        }
         let mut narrow = vec![0; values.len()];
         path.narrow(&values, &mut narrow);
         for (&value, &bits) in values.iter().zip(&narrow) {

@@ -107,6 +107,31 @@ impl Matrix {
         });
     }
 
+    /// One output's weights, as they are kept.
+    ///
+    /// # Panics
+    /// Where there is no such output, `out` is not as long as it, or the weights are bytes.
+    pub(crate) fn row(&self, output: usize, out: &mut [f32]) {
+        assert!(output < self.n && out.len() == self.k && self.format != Format::Int8);
+        let panel_lines = self.k.div_ceil(SCALED) * self.format.block_lines();
+        // The lines that hold this output's words: one of the two of each word.
+        let first = output / COLUMNS * panel_lines + output % COLUMNS / 16;
+        let lines = self.lines[first..].iter().step_by(2);
+        let words = lines.map(|line| line.0[output % 16]);
+        if self.format == Format::F32 {
+            for (value, word) in out.iter_mut().zip(words) {
+                *value = f32::from_bits(word);
+            }
+        } else {
+            for (pair, word) in out.chunks_mut(2).zip(words) {
+                pair[0] = f32::from_bits(word << 16);
+                if let Some(high) = pair.get_mut(1) {
+                    *high = f32::from_bits(word & 0xffff_0000);
+                }
+            }
+        }
+    }
+
     /// Outputs.
     pub(crate) fn n(&self) -> usize {
         self.n
@@ -118,7 +143,6 @@ impl Matrix {
     }
 
     /// Its number format.
-    #[cfg(test)]
     pub(crate) fn format(&self) -> Format {
         self.format
     }

@@ -37,7 +37,8 @@ impl Matrix {
         self.each_panel(path, pool, x, out, |path, out, sums| path.add(out, sums));
     }
 
-    /// `gate / (1 + exp(-gate)) * up` of the first and the second half of the outputs, packed for the next product.
+    /// `gate / (1 + exp(-gate)) * up` of the first and the second half of the outputs, packed for weights of the format
+    /// that comes next.
     ///
     /// # Panics
     /// As [`Matrix::multiply`] does; or where a half is not whole blocks of 64 ([`Matrix::can_gate`]).
@@ -46,12 +47,13 @@ impl Matrix {
         path: &dyn Path,
         pool: &Pool,
         x: &Activations,
+        next: Format,
         out: &mut Activations,
     ) {
         self.check(path, x);
         assert!(self.can_gate());
         let blocks = self.n / 2 / SCALED;
-        let filling = out.lay_out(Kind::of(self.format, path), x.rows(), self.n / 2);
+        let filling = out.lay_out(Kind::of(next, path), x.rows(), self.n / 2);
         pool.split(blocks, 1, |part| {
             for block in part {
                 self.gate(path, x, block, blocks, &filling);

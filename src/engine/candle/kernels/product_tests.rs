@@ -2,6 +2,7 @@
 
 use proptest::prelude::*;
 
+use super::super::half::{bf16_from, bf16_to};
 use super::super::random::Random;
 use super::super::{Activations, Path, Pool, Shelf, paths};
 use super::*;
@@ -276,6 +277,30 @@ fn matrices_below_each_other_are_one() {
 }
 
 #[test]
+fn an_outputs_weights_are_read_as_they_are_kept() {
+    let pool = Pool::new(2).unwrap();
+    for (n, k) in [(1, 1), (33, 64), (90, 577), (64, 130)] {
+        let w = Random::new(8).normals(n * k);
+        for format in [Format::F32, Format::Bf16] {
+            let matrix = Matrix::pack(paths()[0], &pool, &Shelf::default(), format, &[(&w, n)], k);
+            for (output, weights) in w.chunks(k).enumerate() {
+                let mut found = vec![0.0; k];
+                matrix.row(output, &mut found);
+                let kept = weights.iter().map(|&value| match format {
+                    Format::F32 => value,
+                    _ => bf16_to(bf16_from(value)),
+                });
+                assert_eq!(
+                    found,
+                    kept.collect::<Vec<_>>(),
+                    "{n} by {k}, output {output}"
+                );
+            }
+        }
+    }
+}
+
+#[test]
 fn a_product_added_or_gated_at_once_is_the_same_as_one_after_the_other() {
     let pool = Pool::new(2).unwrap();
     let mut random = Random::new(6);
@@ -300,17 +325,19 @@ fn a_product_added_or_gated_at_once_is_the_same_as_one_after_the_other() {
                 for (out, row) in wanted.chunks_mut(half).zip(product.chunks(2 * half)) {
                     path.gate(&row[..half], &row[half..], out);
                 }
-                let wanted = packed(path, format, &wanted, m);
-                let mut found = Activations::default();
-                matrix.gated(path, &pool, &x, &mut found);
-                assert_eq!((found.rows(), found.width()), (m, half));
-                for block in 0..half / found.kind().unwrap().per_line() {
-                    for row in 0..m {
-                        let at = block * found.stride() + row;
-                        assert_eq!(found.lines()[at], wanted.lines()[at]);
-                        if format == Format::Int8 {
-                            assert_eq!(found.scales()[at], wanted.scales()[at]);
-                            assert_eq!(found.offsets()[at], wanted.offsets()[at]);
+                for next in FORMATS {
+                    let wanted = packed(path, next, &wanted, m);
+                    let mut found = Activations::default();
+                    matrix.gated(path, &pool, &x, next, &mut found);
+                    assert_eq!((found.rows(), found.width()), (m, half));
+                    for block in 0..half / found.kind().unwrap().per_line() {
+                        for row in 0..m {
+                            let at = block * found.stride() + row;
+                            assert_eq!(found.lines()[at], wanted.lines()[at]);
+                            if next == Format::Int8 {
+                                assert_eq!(found.scales()[at], wanted.scales()[at]);
+                                assert_eq!(found.offsets()[at], wanted.offsets()[at]);
+                            }
                         }
                     }
                 }

@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use candle_core::{Result, bail};
 
-use super::super::super::kernels::{Activations, Buffer};
+use super::super::super::kernels::{Activations, Buffer, Kind, Matrix, Path};
 
 /// What a row set is made of.
 #[derive(Default)]
@@ -96,9 +96,11 @@ impl Rows {
         self.packed = true;
     }
 
-    /// Packed for a linear layer, where they are.
-    pub(super) fn packed(&self) -> Option<&Activations> {
-        self.packed.then_some(&self.memory.packed)
+    /// Packed as a product with such weights wants them on this path, where they are.
+    pub(super) fn packed_for(&self, w: &Matrix, path: &dyn Path) -> Option<&Activations> {
+        let kind = Kind::of(w.format(), path);
+        let packed = self.packed.then_some(&self.memory.packed);
+        packed.filter(|packed| packed.kind() == Some(kind))
     }
 }
 

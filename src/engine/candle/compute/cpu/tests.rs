@@ -6,6 +6,7 @@ use super::super::super::kernels::random::Random;
 use super::super::super::spec::Spec;
 use super::super::super::step::Span;
 use super::*;
+use Precision::{Asked, Fine};
 
 const VOCAB: usize = 50;
 
@@ -29,7 +30,6 @@ fn spec() -> Spec {
 
 /// A small model with weights at random.
 struct Model {
-    table: Table,
     head: Matrix,
     norm: Vec<f32>,
     layers: Vec<(Matrix, Matrix, Matrix, Matrix)>,
@@ -49,26 +49,26 @@ impl Model {
         let mut vector = |len| random.normals(len).iter().map(|v| 1.0 + 0.1 * v).collect();
         let norm = vector(hidden);
         let head_norms = (vector(dim), vector(dim));
-        let mut matrix = |ns: &[usize], k| {
+        let mut matrix = |precision, ns: &[usize], k| {
             let parts: Vec<_> = ns.iter().map(|&n| weights(random, n, k)).collect();
-            cpu.matrix(&parts).unwrap()
+            cpu.matrix(&parts, precision).unwrap()
         };
         Self {
             layers: (0..spec.layers)
                 .map(|_| {
                     (
                         matrix(
+                            Fine,
                             &[spec.heads * dim, spec.kv_heads * dim, spec.kv_heads * dim],
                             hidden,
                         ),
-                        matrix(&[hidden], spec.heads * dim),
-                        matrix(&[spec.intermediate, spec.intermediate], hidden),
-                        matrix(&[hidden], spec.intermediate),
+                        matrix(Asked, &[hidden], spec.heads * dim),
+                        matrix(Asked, &[spec.intermediate, spec.intermediate], hidden),
+                        matrix(Fine, &[hidden], spec.intermediate),
                     )
                 })
                 .collect(),
-            table: cpu.table(&embedding).unwrap(),
-            head: cpu.matrix(&[embedding]).unwrap(),
+            head: cpu.matrix(&[embedding], Fine).unwrap(),
             norm,
             head_norms,
         }
@@ -77,21 +77,21 @@ impl Model {
     /// All rows' logits.
     fn step(&self, cpu: &mut Cpu, step: &Step) -> Vec<Vec<f32>> {
         cpu.begin(step).unwrap();
-        let mut x = cpu.embed(&self.table, &step.tokens).unwrap();
+        let mut x = cpu.embed(&self.head, &step.tokens).unwrap();
         let norms = Some((&self.head_norms.0, &self.head_norms.1));
         for (layer, (qkv, o, gate_up, down)) in self.layers.iter().enumerate() {
-            let h = cpu.norm(&x, &self.norm).unwrap();
+            let h = cpu.norm(&x, &self.norm, qkv).unwrap();
             let h = cpu.linear(&h, qkv).unwrap();
             let h = cpu.attend(layer, h, norms).unwrap();
             let h = cpu.linear(&h, o).unwrap();
             cpu.add(&mut x, &h).unwrap();
-            let h = cpu.norm(&x, &self.norm).unwrap();
+            let h = cpu.norm(&x, &self.norm, gate_up).unwrap();
             let h = cpu.linear(&h, gate_up).unwrap();
             let h = cpu.gate(h).unwrap();
             let h = cpu.linear(&h, down).unwrap();
             cpu.add(&mut x, &h).unwrap();
         }
-        let h = cpu.norm(&x, &self.norm).unwrap();
+        let h = cpu.norm(&x, &self.norm, &self.head).unwrap();
         let logits = cpu.linear(&h, &self.head).unwrap();
         let likeliest = cpu.likeliest(&logits).unwrap();
         (0..step.tokens.len())
@@ -249,12 +249,12 @@ fn what_does_not_fit_is_an_error_that_says_so() {
         "2 tokens in 3 rows",
     );
     let model = Model::new(&cpu, &spec());
-    assert!(cpu.embed(&model.table, &[49, 50]).is_err());
+    assert!(cpu.embed(&model.head, &[49, 50]).is_err());
     assert!(cpu.copy_block(0, 4).is_err());
     cpu.begin(&step(&[(0, 0..2, [0, 1, 2])])).unwrap();
-    let x = cpu.embed(&model.table, &[49, 3]).unwrap();
+    let x = cpu.embed(&model.head, &[49, 3]).unwrap();
     assert!(cpu.linear(&x, &model.layers[0].1).is_err());
-    assert!(cpu.norm(&x, &model.head_norms.0).is_err());
+    assert!(cpu.norm(&x, &model.head_norms.0, &model.head).is_err());
     assert!(cpu.select(&x, &[1, 2]).is_err());
     assert!(cpu.logits(&x, 2).is_err());
     assert!(cpu.attend(0, x, None).is_err());
@@ -273,16 +273,19 @@ fn what_does_not_fit_is_an_error_that_says_so() {
 #[test]
 fn what_is_done_at_once_is_the_same_as_one_after_the_other() {
     // 64 of each are gated at once, 72 are not.
-    for half in [64, 72] {
+    for (half, precision) in [(64, Asked), (64, Fine), (72, Asked), (72, Fine)] {
         each(|cpu, model| {
             let random = &mut Random::new(3);
             let gate_up = cpu
-                .matrix(&[weights(random, half, 48), weights(random, half, 48)])
+                .matrix(
+                    &[weights(random, half, 48), weights(random, half, 48)],
+                    Asked,
+                )
                 .unwrap();
-            let down = cpu.matrix(&[weights(random, 48, half)]).unwrap();
-            let mut x = cpu.embed(&model.table, &[4, 9, 2, 11]).unwrap();
-            let mut y = cpu.embed(&model.table, &[4, 9, 2, 11]).unwrap();
-            let h = cpu.linear_gated(&x, &gate_up).unwrap();
+            let down = cpu.matrix(&[weights(random, 48, half)], precision).unwrap();
+            let mut x = cpu.embed(&model.head, &[4, 9, 2, 11]).unwrap();
+            let mut y = cpu.embed(&model.head, &[4, 9, 2, 11]).unwrap();
+            let h = cpu.linear_gated(&x, &gate_up, &down).unwrap();
             cpu.linear_added(&mut x, &h, &down).unwrap();
             let g = cpu.linear(&y, &gate_up).unwrap();
             let g = cpu.gate(g).unwrap();
@@ -292,7 +295,7 @@ fn what_is_done_at_once_is_the_same_as_one_after_the_other() {
             if half == 64 {
                 assert!(cpu.add(&mut x, &h).is_err());
                 assert!(cpu.select(&h, &[0]).is_err());
-                assert!(cpu.norm(&h, &vec![1.0; 64]).is_err());
+                assert!(cpu.norm(&h, &vec![1.0; 64], &down).is_err());
             }
         });
     }
@@ -302,10 +305,34 @@ fn what_is_done_at_once_is_the_same_as_one_after_the_other() {
 fn rows_selected_are_those_asked_for() {
     let mut cpu = Cpu::new(&spec(), Format::F32, 4, 100, 2).unwrap();
     let model = Model::new(&cpu, &spec());
-    let x = cpu.embed(&model.table, &[4, 9, 2]).unwrap();
+    let x = cpu.embed(&model.head, &[4, 9, 2]).unwrap();
     let y = cpu.select(&x, &[2, 0]).unwrap();
     assert_eq!((y.count(), y.width()), (2, 48));
     assert_eq!((y.row(0), y.row(1)), (x.row(2), x.row(0)));
+}
+
+#[test]
+fn in_8_bits_what_is_to_be_fine_has_16_and_an_embedding_in_8_is_refused() {
+    let mut cpu = Cpu::new(&spec(), Format::Int8, 4, 100, 1).unwrap();
+    let weights = [weights(&mut Random::new(4), 64, 48)];
+    let asked = cpu.matrix(&weights, Asked).unwrap();
+    let fine = cpu.matrix(&weights, Fine).unwrap();
+    assert_eq!(
+        (asked.format(), fine.format()),
+        (Format::Int8, Format::Bf16)
+    );
+    assert!(cpu.embed(&asked, &[1]).is_err());
+    // Rows packed for the one are packed anew for the other.
+    let x = cpu.embed(&fine, &[3, 9]).unwrap();
+    let by_asked = cpu.norm(&x, &vec![1.0; 48], &asked).unwrap();
+    let by_fine = cpu.norm(&x, &vec![1.0; 48], &fine).unwrap();
+    for w in [&asked, &fine] {
+        let (a, b) = (
+            cpu.linear(&by_asked, w).unwrap(),
+            cpu.linear(&by_fine, w).unwrap(),
+        );
+        assert!(a.values() == b.values());
+    }
 }
 
 #[test]
