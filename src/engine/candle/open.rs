@@ -217,13 +217,7 @@ impl Place {
         };
         let shapes = spec.weights().into_iter().map(|(_, shape)| shape);
         let numbers: usize = shapes.map(|s| s.iter().product::<usize>()).sum();
-        // A tied embedding is there as the head as well.
-        let twice = if spec.tied {
-            spec.vocab * spec.hidden
-        } else {
-            0
-        };
-        let weights = (numbers + twice) * self.tensors().size_in_bytes();
+        let weights = numbers * self.tensors().size_in_bytes();
         match free.checked_sub(weights) {
             Some(room) => Ok(Some(room)),
             None => Err(Error::Broken {
