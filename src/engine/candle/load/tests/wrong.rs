@@ -357,7 +357,7 @@ fn a_gguf_file_of_another_kind_is_refused_by_the_key() {
         (
             "tokenizer.chat_template",
             text("{% for i in range(99999) %}{% for j in range(99999) %}x{% endfor %}{% endfor %}"),
-            "fuel",
+            "computes more",
         ),
         ("general.alignment", Meta::U32(0), "general.alignment"),
         ("general.alignment", Meta::U32(24), "general.alignment"),
