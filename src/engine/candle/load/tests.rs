@@ -11,6 +11,7 @@ use super::super::made::{Made, logits, small, tensor, write_gguf};
 use super::super::spec::RopeScaling;
 use super::*;
 
+mod smollm;
 mod wrong;
 
 const TOKENS: [u32; 9] = [261, 104, 101, 258, 32, 200, 262, 10, 7];
