@@ -291,3 +291,34 @@ fn the_template_is_found_in_its_own_file_and_among_several() {
     let error = refusal(dir.path());
     assert!(error.contains("no chat template"), "{error}");
 }
+
+#[test]
+fn one_safetensors_file_is_taken_with_what_lies_beside_it() {
+    let made = Made::new(small(), 1);
+    let dir = tempfile::tempdir().unwrap();
+    let at = |name: &str| dir.path().join(name);
+    made.folder(&at("one"), 1, DType::F32);
+    let file = at("one").join("model.safetensors");
+    let logits_of = |model: &Path| {
+        let mut loaded = opened(model);
+        logits(&loaded.spec, loaded.tensors.as_mut(), &TOKENS)
+    };
+    let truth = logits_of(&at("one"));
+    assert_eq!(logits_of(&file), truth);
+    assert_eq!(opened(&file).files, opened(&at("one")).files);
+    // Under any name; then its folder has no model.safetensors.
+    let other = at("one").join("mine.safetensors");
+    fs::rename(&file, &other).unwrap();
+    assert_eq!(logits_of(&other), truth);
+    assert!(opened(&other).files.contains(&other));
+    fs::remove_file(at("one").join("config.json")).unwrap();
+    let error = refusal(&other);
+    assert!(error.contains("config.json"), "{error}");
+    // One of several is not the model.
+    made.folder(&at("shards"), 2, DType::F32);
+    let error = refusal(&at("shards").join("model-00001-of-00002.safetensors"));
+    assert!(
+        error.contains("model-00001-of-00002") && error.contains("give their folder"),
+        "{error}"
+    );
+}
