@@ -171,25 +171,19 @@ impl Summarizer {
             rest: job.windows,
             refusals: Vec::new(),
         };
-        let mut lines = Vec::new();
-        let mut events: Vec<Event> = Vec::new();
         let waiting = done.rest.iter().flat_map(|w| w.events.iter());
-        let mut given_up = None;
-        for event in waiting.take(self.max_events()) {
-            match self.line(&job.topic, job.partition, &event) {
+        let mut events: Vec<Event> = waiting.take(self.max_events()).collect();
+        let mut lines = Vec::with_capacity(events.len());
+        for event in &events {
+            match self.line(&job.topic, job.partition, event) {
                 Ok(line) => lines.push(line),
                 // Its template fails on it, or it was accepted under another configuration and cannot be read any more.
                 // One event must not hold up the others.
-                Err(rejected) if lines.is_empty() => given_up = Some(rejected),
+                Err(rejected) if lines.is_empty() => {
+                    return Ok(done.give_up_first(events, rejected));
+                }
                 Err(_) => break,
             }
-            events.push(event);
-            if given_up.is_some() {
-                break;
-            }
-        }
-        if let Some(rejected) = given_up {
-            return Ok(done.give_up_first(events, rejected));
         }
         let before = job.profile.as_ref().map_or("", |p| p.summary.as_str());
         let (mut count, prepared) = match self.fit(before, &lines)? {

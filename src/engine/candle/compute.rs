@@ -76,11 +76,11 @@ pub(crate) trait Compute {
         norms: Option<(&Self::Vector, &Self::Vector)>,
     ) -> Result<Self::Rows>;
 
-    /// `silu(gate) · up` of `[T, 2 · width]`, the gate first: `[T, width]`.
+    /// `silu(gate) · up` of `[T, 2 · width]`, the gate first: `[T, width]`, to be multiplied with `next`.
     ///
     /// # Errors
     /// Where the computation fails.
-    fn gate(&mut self, gate_up: Self::Rows) -> Result<Self::Rows>;
+    fn gate(&mut self, gate_up: Self::Rows, next: &Self::Matrix) -> Result<Self::Rows>;
 
     /// `x += y`.
     ///
@@ -88,7 +88,7 @@ pub(crate) trait Compute {
     /// Where the computation fails.
     fn add(&mut self, x: &mut Self::Rows, y: &Self::Rows) -> Result<()>;
 
-    /// [`Compute::gate`] of [`Compute::linear`], to be multiplied with `next` and for nothing else.
+    /// [`Compute::gate`] of [`Compute::linear`], for the product with `next` and nothing else.
     ///
     /// # Errors
     /// Where the computation fails.
@@ -98,9 +98,8 @@ pub(crate) trait Compute {
         w: &Self::Matrix,
         next: &Self::Matrix,
     ) -> Result<Self::Rows> {
-        let _ = next;
         let gate_up = self.linear(x, w)?;
-        self.gate(gate_up)
+        self.gate(gate_up, next)
     }
 
     /// `x += y · wᵀ`.

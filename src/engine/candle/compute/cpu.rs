@@ -312,7 +312,7 @@ impl Compute for Cpu {
     fn linear_gated(&mut self, x: &Rows, w: &Matrix, next: &Matrix) -> Result<Rows> {
         if !w.can_gate() {
             let gate_up = self.linear(x, w)?;
-            return self.gate(gate_up);
+            return self.gate(gate_up, next);
         }
         let began = Instant::now();
         let mut rows = self.spare.rows(x.count(), w.n() / 2);
@@ -368,14 +368,14 @@ impl Compute for Cpu {
         Ok(rows)
     }
 
-    fn gate(&mut self, gate_up: Rows) -> Result<Rows> {
+    fn gate(&mut self, gate_up: Rows, next: &Matrix) -> Result<Rows> {
         let began = Instant::now();
         gate_up.check()?;
         if !gate_up.width().is_multiple_of(2) {
             bail!("a gate of {} values", gate_up.width());
         }
         let (path, width) = (self.path, gate_up.width() / 2);
-        let rows = self.each_row(gate_up.count(), width, self.format, |row, out| {
+        let rows = self.each_row(gate_up.count(), width, next.format(), |row, out| {
             let (gate, up) = gate_up.row(row).split_at(width);
             path.gate(gate, up, out);
         });

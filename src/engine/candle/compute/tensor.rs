@@ -165,12 +165,9 @@ impl Compute for TensorCompute {
         let rows = step.tokens.len();
         // A GPU that looks beyond a tensor is lost to the process.
         let (context, cached) = (self.cosines.dim(0)?, self.cache[0].0.dim(0)?);
-        let blocks = step.spans.iter().flat_map(|span| &span.blocks);
+        let mut blocks = step.spans.iter().flat_map(|span| &span.blocks);
         if positions.iter().any(|&p| p as usize >= context)
-            || slots.iter().any(|&s| s as usize >= cached)
-            || blocks
-                .into_iter()
-                .any(|&b| (b as usize + 1) * BLOCK > cached)
+            || blocks.any(|&b| (b as usize + 1) * BLOCK > cached)
         {
             bail!("a position beyond the {context} of the model, or a block beyond the cache");
         }
@@ -236,7 +233,7 @@ impl Compute for TensorCompute {
         Tensor::cat(&attended, 0)?.index_select(&self.step.order, 0)
     }
 
-    fn gate(&mut self, gate_up: Tensor) -> Result<Tensor> {
+    fn gate(&mut self, gate_up: Tensor, _: &Tensor) -> Result<Tensor> {
         let width = gate_up.dim(D::Minus1)? / 2;
         let gate = gate_up.narrow(1, 0, width)?.contiguous()?;
         let up = gate_up.narrow(1, width, width)?.contiguous()?;

@@ -38,7 +38,7 @@ pub(super) fn load_file(file: &Path, wanted: &Wanted<'_>) -> Result<Loaded, Erro
     let folder = file.parent().unwrap_or(Path::new(""));
     let index_file = folder.join(INDEX);
     if index_file.exists() {
-        let shards = shards(&json(&index_file)?).map_err(broken(&index_file))?;
+        let shards = indexed(&index_file)?;
         let name = file.file_name().and_then(|name| name.to_str());
         if shards.values().any(|shard| Some(shard.as_str()) == name) {
             return Err(broken(file)(format!(
@@ -184,7 +184,7 @@ fn ids(value: &Value) -> Vec<u32> {
 fn stored(folder: &Path) -> Result<Stored, Error> {
     let index_file = folder.join(INDEX);
     let shards = if index_file.exists() {
-        Some(shards(&json(&index_file)?).map_err(broken(&index_file))?)
+        Some(indexed(&index_file)?)
     } else {
         None
     };
@@ -232,6 +232,11 @@ fn opened(origin: PathBuf, paths: Vec<PathBuf>) -> Result<Stored, Error> {
         stored.files.push((path, source));
     }
     Ok(stored)
+}
+
+/// The file of each tensor by an index that is there.
+pub(super) fn indexed(index_file: &Path) -> Result<BTreeMap<String, String>, Error> {
+    shards(&json(index_file)?).map_err(broken(index_file))
 }
 
 /// The file of each tensor by the index. No name leaves the folder.

@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use hf_hub::api::sync::{Api, ApiBuilder, ApiError, ApiRepo};
 use hf_hub::{Cache, Repo, RepoType};
 
-use super::folder::{CONFIG, INDEX, SETTINGS, TOKENIZER, WEIGHTS, shards};
+use super::folder::{CONFIG, INDEX, SETTINGS, TOKENIZER, WEIGHTS, indexed, shards};
 use super::json;
 use crate::engine::Error;
 pub(super) use id::Id;
@@ -169,8 +169,7 @@ impl Files<'_> {
             self.need(TOKENIZER)?;
         }
         if self.there.contains(INDEX) {
-            let index_file = self.need(INDEX)?;
-            let names = shards(&json(&index_file)?).map_err(super::super::broken(&index_file))?;
+            let names = indexed(&self.need(INDEX)?)?;
             for name in names.into_values().collect::<BTreeSet<_>>() {
                 self.need(&name)?;
             }

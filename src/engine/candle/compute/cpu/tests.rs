@@ -87,7 +87,7 @@ impl Model {
             cpu.add(&mut x, &h).unwrap();
             let h = cpu.norm(&x, &self.norm, gate_up).unwrap();
             let h = cpu.linear(&h, gate_up).unwrap();
-            let h = cpu.gate(h).unwrap();
+            let h = cpu.gate(h, down).unwrap();
             let h = cpu.linear(&h, down).unwrap();
             cpu.add(&mut x, &h).unwrap();
         }
@@ -288,7 +288,7 @@ fn what_is_done_at_once_is_the_same_as_one_after_the_other() {
             let h = cpu.linear_gated(&x, &gate_up, &down).unwrap();
             cpu.linear_added(&mut x, &h, &down).unwrap();
             let g = cpu.linear(&y, &gate_up).unwrap();
-            let g = cpu.gate(g).unwrap();
+            let g = cpu.gate(g, &down).unwrap();
             let g = cpu.linear(&g, &down).unwrap();
             cpu.add(&mut y, &g).unwrap();
             assert!(x.values() == y.values());
