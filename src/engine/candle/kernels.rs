@@ -112,7 +112,7 @@ pub(crate) trait Path: Send + Sync {
     fn add(&self, x: &mut [f32], y: &[f32]);
     /// Turns the pairs `(x[i], x[i + half])` by the angles whose cosines and sines are given.
     fn rotate(&self, x: &mut [f32], cosines: &[f32], sines: &[f32]);
-    /// The first of the largest values; NaN is never the largest, save that 0 is given where there is nothing else.
+    /// The first of the largest values, NaN left aside; `usize::MAX` where the largest is not a finite number.
     fn argmax(&self, x: &[f32]) -> usize;
     /// Weighs one block of scores `[rows, 32]`, the online softmax: the first `valid[row]` of a row count. The weights go to
     /// the lines `row` and `rows + row`, 0 for what does not count. Earlier sums are to be multiplied with the row's

@@ -9,7 +9,7 @@ use candle_nn::{ops, rotary_emb};
 
 use super::{Compute, Precision};
 use crate::engine::candle::spec::Spec;
-use crate::engine::candle::step::{BLOCK, Step};
+use crate::engine::candle::step::{BLOCK, NOTHING, Step};
 use groups::Group;
 
 /// candle's tensors on a device, with the paged cache beside them.
@@ -251,12 +251,18 @@ impl Compute for TensorCompute {
     fn likeliest(&mut self, logits: &Tensor) -> Result<Vec<u32>> {
         // On a GPU candle's argmax gives any of equal values, and in 16 bits the highest are often equal.
         let logits = logits.to_dtype(DType::F32)?;
-        logits
-            .broadcast_eq(&logits.max_keepdim(D::Minus1)?)?
+        let highest = logits.max_keepdim(D::Minus1)?;
+        let tokens = logits
+            .broadcast_eq(&highest)?
             .to_dtype(DType::F32)?
             .broadcast_mul(&self.falling)?
             .argmax(D::Minus1)?
-            .to_vec1::<u32>()
+            .to_vec1::<u32>()?;
+        let highest = highest.flatten_all()?.to_vec1::<f32>()?;
+        let sound = |(token, highest): (u32, f32)| {
+            if highest.is_finite() { token } else { NOTHING }
+        };
+        Ok(tokens.into_iter().zip(highest).map(sound).collect())
     }
 
     fn logits(&mut self, logits: &Tensor, row: usize) -> Result<Vec<f32>> {

@@ -387,6 +387,22 @@ fn an_answer_ends_by_itself_at_its_limit_or_in_a_loop() {
         .iter()
         .map(|&finish| answered(1, 9, 120, |a| a.1 == finish && !a.0.is_empty()))
         .collect();
+#[test]
+fn likeliest_tokens_of_logits_that_are_not_numbers_end_their_own_request_too() {
+    let (mut scheduler, mut fake) = scheduler(limits());
+    fake.poison = Some(39);
+    for (id, last) in [(0, 39), (1, 38)] {
+        let mut prompt = text(id as u32, 10);
+        prompt.push(last);
+        scheduler.submit(request(id, prompt, 1)).unwrap();
+    }
+    let ended = all(&mut scheduler, &mut fake);
+    assert!(
+        matches!(&ended[0].end, End::Failed(Error::Broken { reason }) if reason.contains("no token a likelihood"))
+    );
+    assert_eq!(done(&ended[1].end).tokens.len(), 1);
+}
+
     for (id, prompt) in prompts.iter().enumerate() {
         scheduler
             .submit(request(id as u64, prompt.clone(), 120))
