@@ -1,10 +1,10 @@
-//! The operations by candle's own tensors: on CUDA, on processors without kernels of ours, and as the reference of ours.
+//! The operations by candle's own tensors: what a GPU runs, and in the tests a reference for the kernels of this crate.
 
 mod groups;
 #[cfg(test)]
 mod tests;
 
-use candle_core::{D, DType, Device, Result, Tensor, bail};
+use candle_core::{D, DType, Device, Error, Result, Tensor, bail};
 use candle_nn::{ops, rotary_emb};
 
 use super::{Compute, Precision};
@@ -55,7 +55,12 @@ impl TensorCompute {
         let empty = || Tensor::zeros((blocks * BLOCK, width), dtype, device);
         let cache = (0..spec.layers)
             .map(|_| Ok((empty()?, empty()?)))
-            .collect::<Result<_>>()?;
+            .collect::<Result<_>>()
+            .map_err(|e| {
+                Error::msg(format!(
+                    "engine.cache: {blocks} blocks of {BLOCK} positions cannot be had ({e}); make it smaller"
+                ))
+            })?;
         let frequencies = spec.rotary_frequencies();
         #[allow(clippy::cast_precision_loss)] // positions are far below 2^24
         let angles: Vec<f32> = (0..context)
