@@ -12,6 +12,7 @@ pub use scripted::{Positions, Script, Scripted};
 
 use std::future::Future;
 use std::pin::Pin;
+use std::fmt;
 use std::time::Duration;
 
 /// How the next token is chosen.
@@ -92,6 +93,24 @@ pub struct Output {
 
 /// What an engine is.
 #[derive(Debug, Clone, PartialEq, Eq)]
+/// What it is that prompt and answer must fit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Bound {
+    /// The model's context, or as much of it as is used.
+    Context,
+    /// The cache of keys and values, which is smaller.
+    Cache,
+}
+
+impl fmt::Display for Bound {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Context => "the model's context (engine.context_tokens) is",
+            Self::Cache => "the cache of keys and values (engine.cache) has room for",
+        })
+    }
+}
+
 pub struct Description {
     /// The model's name, for people.
     pub name: String,
@@ -101,24 +120,26 @@ pub struct Description {
     pub context_tokens: u32,
     /// How many requests it takes at once.
     pub concurrency: usize,
+    /// Whose limit that is.
+    pub bound: Bound,
 }
 
 /// Why there is no answer.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum Error {
     /// Prompt and answer do not fit; the request can never be served as it is.
-    #[error(
-        "the prompt has {tokens} tokens and the answer up to {answer}, but the model's context is {context}"
-    )]
+    #[error("the prompt has {tokens} tokens and the answer up to {answer}, but {bound} {context}")]
     TooLong {
         /// Tokens of the prompt.
         tokens: u32,
         /// Tokens of the answer.
         answer: u32,
-        /// The model's context.
+        /// Most tokens of both together.
         context: u32,
     },
     /// The engine cannot answer now; the same request may be tried again. No event is given up for it.
+        /// Whose limit that is.
+        bound: Bound,
     #[error("the engine is not available: {reason}")]
     Unavailable {
         /// What happened.

@@ -113,14 +113,14 @@ pub enum Error {
     Template(#[from] TemplateError),
     /// No event could ever be folded.
     #[error("summary.prompt_tokens is {given}{}, but an update takes {needed} tokens at least: the instructions, a profile of summary.max_tokens ({answer}) and one short event. Make it {needed} or more, or summary.instructions or summary.max_tokens smaller",
-        .context.map_or_else(String::new, |(context, left)| format!(", and the model's context of {context} tokens leaves {left} beside an answer (engine.context_tokens)")))]
+        .context.map_or_else(String::new, |(bound, context, left)| format!(", and {bound} {context}, which leaves {left} beside an answer")))]
     Budget {
         /// `summary.prompt_tokens`.
         given: u32,
         /// `summary.max_tokens`.
         answer: u32,
-        /// The model's context and what it leaves beside an answer, where that is less than `given`.
-        context: Option<(u32, u32)>,
+        /// What the engine can take, why, and what that leaves beside an answer, where it is less than `given`.
+        context: Option<(engine::Bound, u32, u32)>,
         /// Tokens of the smallest prompt that must fit.
         needed: u32,
     },
@@ -343,7 +343,7 @@ impl Summarizer {
             .count(&self.config.instructions)
             .saturating_add(self.engine.count(before));
         let detail = format!(
-            "the prompt of this event alone has {tokens} tokens, {around} of them the instructions and the profile; the budget is {budget} (summary.prompt_tokens, or the model's context less summary.max_tokens)"
+            "the prompt of this event alone has {tokens} tokens, {around} of them the instructions and the profile; the budget is {budget} (summary.prompt_tokens, or what the engine can take less summary.max_tokens)"
         );
         Rejected::new(Reason::OverBudget, detail)
     }

@@ -168,13 +168,18 @@ impl Engine for Candle {
     fn prepare(&self, request: Request) -> Result<Prepared, Error> {
         let tokens = self.chat.encode(&request.system, &request.user)?;
         let prompt_tokens = u32::try_from(tokens.len()).unwrap_or(u32::MAX);
-        let context = self.description.context_tokens;
+        let Description {
+            context_tokens: context,
+            bound,
+            ..
+        } = self.description;
         if prompt_tokens.saturating_add(request.max_tokens) > context {
             let answer = request.max_tokens;
             return Err(Error::TooLong {
                 tokens: prompt_tokens,
                 answer,
                 context,
+                bound,
             });
         }
         Ok(Prepared {

@@ -122,7 +122,7 @@ pub(super) fn open(config: &Config) -> Result<Candle, Error> {
         limits,
         fingerprint,
     } = build(config)?;
-    let longest = limits.context.min(limits.blocks * BLOCK);
+    let (longest, bound) = limits.longest();
     let mut name = file_name(&config.model);
     if let Some(adapter) = &config.adapter {
         name = format!("{name}+{}", file_name(adapter));
@@ -143,6 +143,7 @@ pub(super) fn open(config: &Config) -> Result<Candle, Error> {
         .name("limn-model".to_owned())
         .spawn(move || worker::run(model, limits, &spoken, inbox, &told))
         .map_err(|e| Error::Broken {
+            bound,
             reason: format!("starting the model's thread: {e}"),
         })?;
     Ok(Candle {

@@ -228,7 +228,6 @@ fn what_can_never_fit_is_refused_by_name() {
         blocks: 4,
         ..limits()
     });
-    assert_eq!(scheduler.longest(), 128);
     let error = scheduler.submit(request(0, text(1, 100), 29)).unwrap_err();
     assert!(
         matches!(
@@ -236,11 +235,13 @@ fn what_can_never_fit_is_refused_by_name() {
             Error::TooLong {
                 tokens: 100,
                 answer: 29,
-                context: 128
+                context: 128,
+                bound: Bound::Cache,
             }
         ),
         "{error}"
     );
+    assert!(error.to_string().contains("engine.cache"), "{error}");
     scheduler.submit(request(1, text(1, 100), 28)).unwrap();
     let error = scheduler.submit(request(2, Vec::new(), 1)).unwrap_err();
     assert!(error.to_string().contains("the prompt is empty"), "{error}");
@@ -249,7 +250,14 @@ fn what_can_never_fit_is_refused_by_name() {
         ..limits()
     };
     let error = Scheduler::new(short, vec![STOP]).submit(request(3, text(1, 50), 1));
-    assert!(matches!(error, Err(Error::TooLong { context: 50, .. })));
+    assert!(matches!(
+        error,
+        Err(Error::TooLong {
+            context: 50,
+            bound: Bound::Context,
+            ..
+        })
+    ));
     let endless = request(4, text(1, 50), usize::MAX);
     assert!(scheduler.submit(endless).is_err());
 }
@@ -380,14 +388,6 @@ fn logits_that_are_not_numbers_end_their_own_request_by_name() {
 }
 
 #[test]
-fn an_answer_ends_by_itself_at_its_limit_or_in_a_loop() {
-    let (mut scheduler, mut fake) = scheduler(limits());
-    let wanted = [Finish::Stop, Finish::Length, Finish::Loop];
-    let prompts: Vec<_> = wanted
-        .iter()
-        .map(|&finish| answered(1, 9, 120, |a| a.1 == finish && !a.0.is_empty()))
-        .collect();
-#[test]
 fn likeliest_tokens_of_logits_that_are_not_numbers_end_their_own_request_too() {
     let (mut scheduler, mut fake) = scheduler(limits());
     fake.poison = Some(39);
@@ -403,6 +403,14 @@ fn likeliest_tokens_of_logits_that_are_not_numbers_end_their_own_request_too() {
     assert_eq!(done(&ended[1].end).tokens.len(), 1);
 }
 
+#[test]
+fn an_answer_ends_by_itself_at_its_limit_or_in_a_loop() {
+    let (mut scheduler, mut fake) = scheduler(limits());
+    let wanted = [Finish::Stop, Finish::Length, Finish::Loop];
+    let prompts: Vec<_> = wanted
+        .iter()
+        .map(|&finish| answered(1, 9, 120, |a| a.1 == finish && !a.0.is_empty()))
+        .collect();
     for (id, prompt) in prompts.iter().enumerate() {
         scheduler
             .submit(request(id as u64, prompt.clone(), 120))
