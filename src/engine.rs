@@ -180,6 +180,10 @@ pub trait Engine: Send + Sync {
 
     /// Answers. Dropping the future gives the request up.
     ///
+    /// Sets the gauges that are the engine's own, as they are now. A gauge that is not set for long is gone, and an engine with
+    /// nothing to do has no occasion: whoever runs it calls this every second.
+    fn show(&self) {}
+
     /// # Errors
     /// See [`Error`].
     fn generate(&self, prepared: Prepared) -> Answer<'_>;

@@ -190,6 +190,10 @@ impl Engine for Candle {
         })
     }
 
+    fn show(&self) {
+        self.shared.show();
+    }
+
     fn generate(&self, prepared: Prepared) -> Answer<'_> {
         Box::pin(async move {
             let previous = self.chat.text_ids(&prepared.request.previous)?;

@@ -65,6 +65,8 @@ pub(crate) struct Counters {
     pub prefix_hits: u64,
     /// Sequences that had to make room and are computed again.
     pub preemptions: u64,
+    /// Tokens chosen, those that end a turn included.
+    pub chosen: u64,
 }
 
 /// What is there now.
@@ -140,9 +142,9 @@ impl Scheduler {
                 tokens: count(request.prompt.len()),
                 answer: count(request.max_tokens),
                 context: count(longest),
+                bound,
             });
         }
-                bound,
         let sequence = Sequence::new(request);
         if sequence.remaining() == 0 {
             self.ended.push(Ended {
@@ -259,6 +261,7 @@ impl Scheduler {
             sequence.accepted += accepted;
             self.counters.draft_rows += part.draft.len() as u64;
             self.counters.accepted += accepted as u64;
+            self.counters.chosen += chosen.len() as u64;
             sequence.learn(&mut self.experience, &chosen);
         }
         let computed = sequence.computed;
