@@ -91,8 +91,8 @@ impl Default for Config {
 /// The number format that a model is computed in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Dtype {
-    /// The fastest that keeps the answers as they are: `int8` where the processor has instructions for it, else `f32`; on a
-    /// GPU `bf16`.
+    /// `int8` on x86 processors, `f32` on others, `bf16` on a GPU. Answers in fewer bits than `f32` are not always those of
+    /// `f32` (docs/engine.md says how often).
     Auto,
     /// 32-bit floats.
     F32,
