@@ -4,6 +4,7 @@ mod budget;
 mod gate;
 mod journal;
 mod prompt;
+mod seed;
 #[cfg(test)]
 mod tests;
 
@@ -40,12 +41,12 @@ pub struct Config {
     pub prompt_tokens: u32,
     /// Most events folded by one update.
     pub max_events: usize,
-    /// How tokens are chosen.
+    /// How tokens are chosen. A seed in it is that of all requests: each draws by one of its own, made of it and the prompt.
     pub sampling: Sampling,
-    /// How often a refused answer is asked for again, with `retry_temperature`, before the window is halved.
+    /// How often a refused answer is asked for again before the window is halved.
     pub retries: u32,
-    /// The temperature of these.
-    pub retry_temperature: f64,
+    /// How the tokens of these are chosen.
+    pub retry_sampling: Sampling,
     /// Wait before a failed engine is asked again, at first; it doubles up to `backoff_max`.
     pub backoff: Duration,
     /// Longest such wait.
@@ -360,12 +361,14 @@ impl Summarizer {
     }
 
     fn request(&self, before: &str, lines: &[String]) -> Result<Request, TemplateError> {
+        let system = self.config.instructions.clone();
+        let user = self.prompt.message(before, lines)?;
         Ok(Request {
-            system: self.config.instructions.clone(),
-            user: self.prompt.message(before, lines)?,
+            sampling: seed::seeded(self.config.sampling, 0, &system, &user),
+            system,
+            user,
             previous: before.to_owned(),
             max_tokens: self.config.max_tokens,
-            sampling: self.config.sampling,
         })
     }
 
@@ -390,13 +393,8 @@ impl Summarizer {
             refusals.push(refusal);
             if attempt < self.config.retries {
                 attempt += 1;
-                let sampling = Sampling::Random {
-                    temperature: self.config.retry_temperature,
-                    top_k: 20,
-                    top_p: 0.95,
-                    min_p: 0.0,
-                    seed: u64::from(attempt),
-                };
+                let (system, user) = (&request.system, &request.user);
+                let sampling = seed::seeded(self.config.retry_sampling, attempt, system, user);
                 next = match self.engine.prepare(Request {
                     sampling,
                     ..request
