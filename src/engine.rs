@@ -6,13 +6,15 @@ mod scripted;
 
 #[cfg(fuzzing)]
 pub use candle::entry;
+#[cfg(test)]
+pub(crate) use candle::made;
 pub use candle::{Candle, Config as CandleConfig, Device, Dtype, Figures, Score, score};
 pub use openai::{Config as OpenAiConfig, OpenAi};
 pub use scripted::{Positions, Script, Scripted};
 
+use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
-use std::fmt;
 use std::time::Duration;
 
 /// How the next token is chosen.
@@ -91,8 +93,6 @@ pub struct Output {
     pub seconds: f64,
 }
 
-/// What an engine is.
-#[derive(Debug, Clone, PartialEq, Eq)]
 /// What it is that prompt and answer must fit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Bound {
@@ -111,6 +111,8 @@ impl fmt::Display for Bound {
     }
 }
 
+/// What an engine is.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Description {
     /// The model's name, for people.
     pub name: String,
@@ -118,10 +120,10 @@ pub struct Description {
     pub fingerprint: String,
     /// Most tokens of prompt and answer together.
     pub context_tokens: u32,
-    /// How many requests it takes at once.
-    pub concurrency: usize,
     /// Whose limit that is.
     pub bound: Bound,
+    /// How many requests it takes at once.
+    pub concurrency: usize,
 }
 
 /// Why there is no answer.
@@ -136,10 +138,10 @@ pub enum Error {
         answer: u32,
         /// Most tokens of both together.
         context: u32,
-    },
-    /// The engine cannot answer now; the same request may be tried again. No event is given up for it.
         /// Whose limit that is.
         bound: Bound,
+    },
+    /// The engine cannot answer now; the same request may be tried again. No event is given up for it.
     #[error("the engine is not available: {reason}")]
     Unavailable {
         /// What happened.
@@ -178,12 +180,12 @@ pub trait Engine: Send + Sync {
     /// [`Error::TooLong`] where it does not fit the context; [`Error::Broken`] where the template fails.
     fn prepare(&self, request: Request) -> Result<Prepared, Error>;
 
-    /// Answers. Dropping the future gives the request up.
-    ///
     /// Sets the gauges that are the engine's own, as they are now. A gauge that is not set for long is gone, and an engine with
     /// nothing to do has no occasion: whoever runs it calls this every second.
     fn show(&self) {}
 
+    /// Answers. Dropping the future gives the request up.
+    ///
     /// # Errors
     /// See [`Error`].
     fn generate(&self, prepared: Prepared) -> Answer<'_>;
