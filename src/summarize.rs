@@ -1,6 +1,7 @@
 //! Closed windows in, one update out: the prompt, the model call or its journal entry, the gate.
 
 mod budget;
+mod done;
 mod gate;
 mod journal;
 mod prompt;
@@ -9,6 +10,8 @@ mod seed;
 mod tests;
 
 pub use budget::check;
+pub use done::Done;
+use done::settle;
 pub use gate::Refusal;
 pub use prompt::{Line, Prompt, TemplateError};
 
@@ -66,19 +69,6 @@ pub struct Job {
     pub profile: Option<Arc<proto::ProfileState>>,
     /// The closed windows, in the order in which they are folded. Not empty, and none of them is.
     pub windows: VecDeque<Closed>,
-}
-
-/// What became of a job.
-#[derive(Debug)]
-pub struct Done {
-    /// The update; `None` where no answer passed the gate.
-    pub update: Option<Update>,
-    /// Events that are given up, each with its reason.
-    pub dead: Vec<(Event, Rejected)>,
-    /// What is still to be folded, in order.
-    pub rest: VecDeque<Closed>,
-    /// Answers that the gate refused, in order.
-    pub refusals: Vec<Refusal>,
 }
 
 /// One folding of events into a profile.
@@ -207,6 +197,9 @@ impl Summarizer {
             Fit::Takes(count, prepared) => (count, prepared),
             Fit::Not(rejected) => return Ok(done.give_up_first(events, rejected)),
         };
+        // What the model is not asked about need not be here twice for as long as it takes.
+        events.truncate(count);
+        lines.truncate(count);
         let mut usage = proto::Usage::default();
         let mut answer = self
             .answer(prepared, &mut usage, &mut done.refusals)
@@ -473,37 +466,8 @@ enum Fit {
     Not(Rejected),
 }
 
-impl Done {
-    /// Gives up the first of the events, whose turn it is.
-    fn give_up_first(mut self, events: Vec<Event>, rejected: Rejected) -> Self {
-        settle(&mut self.rest, 1);
-        self.dead
-            .extend(events.into_iter().next().map(|e| (e, rejected)));
-        self
-    }
-}
-
 /// An event that a template fails on. The error names the place in the template and none of the event's text.
 #[allow(clippy::needless_pass_by_value)] // for map_err
 fn template(error: TemplateError) -> Rejected {
     Rejected::new(Reason::Template, error.to_string())
-}
-
-/// Takes the first `count` events away; with how many windows they complete, and why the last one touched had closed.
-fn settle(windows: &mut VecDeque<Closed>, count: usize) -> (u32, CloseReason) {
-    let (mut left, mut complete, mut reason) = (count, 0, CloseReason::EndOfInput);
-    while left > 0
-        && let Some(first) = windows.front_mut()
-    {
-        reason = first.reason;
-        if first.events.len() <= left {
-            left -= first.events.len();
-            windows.pop_front();
-            complete += 1;
-        } else {
-            first.events.skip(left);
-            left = 0;
-        }
-    }
-    (complete, reason)
 }

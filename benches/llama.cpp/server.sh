@@ -11,7 +11,11 @@ for tool in python3 cmake ninja cc c++; do
 done
 mkdir -p "$folder"
 cd "$folder"
-[[ -x venv/bin/python ]] || { python3 -m venv venv && venv/bin/pip install --quiet scikit-build-core gguf numpy safetensors >&2; }
+if [[ ! -e venv/complete ]]; then
+    python3 -m venv venv
+    venv/bin/pip install --quiet scikit-build-core gguf numpy safetensors >&2
+    touch venv/complete
+fi
 if [[ ! -x build/bin/llama-server ]]; then
     venv/bin/pip download --quiet --no-deps --no-binary :all: --no-build-isolation llama-cpp-python==0.3.36 >&2
     mkdir -p src
@@ -20,9 +24,10 @@ if [[ ! -x build/bin/llama-server ]]; then
         -DLLAMA_BUILD_TESTS=OFF -DLLAMA_BUILD_UI=OFF >cmake.log
     ninja -C build llama-server llama-quantize >build.log
 fi
-[[ -s bf16.gguf ]] || venv/bin/python "$here/merge-adapter.py" "$base" "$adapter" bf16.gguf >&2
+# Every time: what lies here may be of another model or adapter, or cut off.
+venv/bin/python "$here/merge-adapter.py" "$base" "$adapter" bf16.gguf >&2
 for format in q8_0 q4_0; do
-    [[ -s $format.gguf ]] || build/bin/llama-quantize bf16.gguf $format.gguf $format >quantize.log 2>&1
+    build/bin/llama-quantize bf16.gguf $format.gguf $format >quantize.log 2>&1
 done
 port=$(python3 -c 'import socket; print(socket.create_server(("127.0.0.1", 0)).getsockname()[1])')
 threads=$(nproc)

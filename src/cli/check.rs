@@ -145,7 +145,7 @@ fn model(config: &Config, offline: bool, summary_is_sound: bool) -> anyhow::Resu
             ("engine.tokenizer", candle.tokenizer.as_ref()),
         ] {
             let opened = match path {
-                // A name on the hub: looked for there, with the model.
+                // A name on the hub (of the model; no other is let through): looked for there.
                 Some(path) if path.to_string_lossy().starts_with("hf:") => Ok(()),
                 Some(path) if path.is_dir() => fs::read_dir(path).map(drop),
                 Some(path) => File::open(path).map(drop),

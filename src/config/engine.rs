@@ -97,7 +97,7 @@ pub fn read(mut engine: Section<'_>, variable: &dyn Fn(&str) -> Option<String>) 
     let model = match kind {
         Kind::Candle => engine.required_text(
             "model",
-            "the path of a GGUF file or of a safetensors folder, or a hub id such as hf:Qwen/Qwen3-8B",
+            "the path of a GGUF file, or of a safetensors file or its folder, or a hub id such as hf:Qwen/Qwen3-8B",
         ),
         Kind::OpenAi => engine.required_text("model", "the model's name on the server"),
         Kind::Scripted => engine.optional_text("model").unwrap_or_default(),
@@ -173,10 +173,12 @@ fn device(engine: &mut Section<'_>) -> (Device, Dtype) {
     (device, dtype)
 }
 
+/// Only the model itself is fetched from the hub.
 fn path_or_off(engine: &mut Section<'_>, key: &str, what: &str) -> Option<PathBuf> {
+    let wants = format!("wants {what} on this machine; only engine.model is fetched from the hub");
     engine
-        .text_or_off(key, None, &format!("wants {what}"), |t| {
-            !t.trim().is_empty()
+        .text_or_off(key, None, &wants, |text| {
+            !text.trim().is_empty() && !text.starts_with("hf:")
         })
         .map(PathBuf::from)
 }

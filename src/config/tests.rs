@@ -470,11 +470,19 @@ fn the_offsets_of_an_assignment_are_waited_for_longer_than_a_dead_owners_transac
 }
 
 #[test]
+fn what_is_not_fetched_from_the_hub_is_refused_where_it_is_configured() {
+    for key in ["ADAPTER", "TOKENIZER"] {
+        let found = faults("", &[(&format!("LIMN_ENGINE__{key}"), "hf:someone/else")]).join("\n");
+        assert!(found.contains("only engine.model is fetched"), "{found}");
+    }
+}
+
+#[test]
 fn a_model_must_be_named() {
     let found = parse("", &[]).unwrap_err().to_string();
     assert_eq!(
         found,
-        "engine.model: is missing; wants the path of a GGUF file or of a safetensors folder, or a hub id such as hf:Qwen/Qwen3-8B"
+        "engine.model: is missing; wants the path of a GGUF file, or of a safetensors file or its folder, or a hub id such as hf:Qwen/Qwen3-8B"
     );
 }
 

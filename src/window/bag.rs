@@ -91,7 +91,7 @@ impl Bag {
         if places.is_sorted_by_key(|(key, _)| *key) {
             return self;
         }
-        places.sort_unstable_by_key(|(key, _)| *key);
+        places.sort_by_key(|(key, _)| *key);
         let mut packed = Vec::with_capacity(self.packed.len());
         for (_, place) in places {
             packed.extend_from_slice(self.packed.get(place).unwrap_or_default());
@@ -113,6 +113,9 @@ impl Bag {
             .unwrap_or(i64::MAX);
         self.packed.drain(..gone);
         self.events -= count;
+        if self.packed.capacity() > 2 * self.packed.len() {
+            self.packed.shrink_to_fit();
+        }
     }
 
     /// Event time and offset of each event, and where it stands.

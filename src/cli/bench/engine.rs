@@ -10,7 +10,7 @@ use limn::engine::{self, CandleConfig};
 /// The model, and how it is computed.
 #[derive(clap::Args)]
 pub struct ModelArgs {
-    /// A GGUF file, a safetensors folder, or a hub id (hf:OWNER/NAME).
+    /// A GGUF file, a safetensors file or its folder, or a hub id (hf:OWNER/NAME).
     #[arg(long)]
     pub model: PathBuf,
     /// The folder of a PEFT LoRA adapter.

@@ -1,12 +1,15 @@
 //! The model's own chat template and tokenizer. Text from outside can never become one of the template's markers.
 
+mod template;
+mod tokenizer;
+
 use std::sync::Arc;
 
-use minijinja::{Environment, context};
 use serde_json::Value;
 use tokenizers::Tokenizer;
 
 use crate::engine::Error;
+use template::Given;
 
 /// Stand for the texts while the template is rendered, so that markers and texts are told apart in what comes out.
 const SYSTEM: &str = "\u{e000}s\u{e000}";
@@ -18,9 +21,6 @@ const ENDS: [&str; 4] = [
     "<|eot_id|>",
     "<|end_of_text|>",
 ];
-
-/// Steps that rendering a template may take: a thousand times what it takes for those known.
-const FUEL: u64 = 1_000_000;
 
 type Fault = Box<dyn std::error::Error + Send + Sync>;
 
@@ -70,16 +70,11 @@ impl Chat {
             vocab: rows,
             thinking,
         } = parts;
-        let whole = tokenizer.as_object_mut().ok_or("is no JSON object")?;
-        // The template writes all markers; a post-processor would add another beginning. Nothing is cut off and nothing filled up.
-        for part in ["post_processor", "truncation", "padding"] {
-            whole.insert(part.to_owned(), Value::Null);
+        if !tokenizer.is_object() {
+            return Err("is no JSON object".into());
         }
-        let kind = &whole.get("model").unwrap_or(&Value::Null)["type"];
-        if kind != "BPE" {
-            return Err(format!("a tokenizer of type {kind} is not supported: BPE is").into());
-        }
-        let markers = Tokenizer::from_bytes(serde_json::to_vec(&tokenizer)?)?;
+        tokenizer::check(&mut tokenizer)?;
+        let markers = tokenizer::made(&tokenizer)?;
         let added = tokenizer["added_tokens"].take();
         let vocab = tokenizer["model"]["vocab"]
             .as_object_mut()
@@ -97,8 +92,14 @@ impl Chat {
             .into());
         }
         tokenizer["added_tokens"] = Value::Array(Vec::new());
-        let text = Tokenizer::from_bytes(serde_json::to_vec(&tokenizer)?)?;
-        let rendered = render(&template, &bos, thinking)?;
+        let text = tokenizer::made(&tokenizer)?;
+        // The template around texts that stand for the real ones.
+        let given = Given {
+            messages: &[("system", SYSTEM), ("user", USER)],
+            bos: &bos,
+            thinking,
+        };
+        let rendered = template::render(&template, &given)?;
         let (before, rest) = rendered
             .split_once(SYSTEM)
             .ok_or("the chat template leaves the system message out")?;
@@ -111,11 +112,7 @@ impl Chat {
         {
             return Err("the chat template repeats a message".into());
         }
-        let ids = |part: &str| {
-            markers
-                .encode_fast(part, false)
-                .map(|e| e.get_ids().to_vec())
-        };
+        let ids = |part: &str| ids(&markers, part);
         let around = [ids(before)?, ids(between)?, ids(after)?];
         if let Some(id) = around.iter().flatten().find(|id| beyond(u64::from(**id))) {
             return Err(format!(
@@ -158,12 +155,7 @@ impl Chat {
     }
 
     pub(crate) fn text_ids(&self, text: &str) -> Result<Vec<u32>, Error> {
-        let encoded = self.inner.text.encode_fast(text, false);
-        // The error would name the text; byte-pair encoding has none that a text could cause.
-        let encoded = encoded.map_err(|_| Error::Broken {
-            reason: "the tokenizer failed on a text".to_owned(),
-        })?;
-        Ok(encoded.get_ids().to_vec())
+        ids(&self.inner.text, text).map_err(failed)
     }
 
     /// Tokens of a text alone.
@@ -179,42 +171,22 @@ impl Chat {
     }
 
     /// The text of an answer, without markers.
-    pub(crate) fn decode(&self, ids: &[u32]) -> String {
-        self.inner.markers.decode(ids, true).unwrap_or_default()
+    pub(crate) fn decode(&self, ids: &[u32]) -> Result<String, Error> {
+        tokenizer::guarded(|| self.inner.markers.decode(ids, true)).map_err(failed)
     }
 }
 
-/// The template around texts that stand for the real ones.
-fn render(template: &str, bos: &str, thinking: bool) -> Result<String, Fault> {
-    let mut environment = Environment::new();
-    // A template that loops on and on ends with an error.
-    environment.set_fuel(Some(FUEL));
-    environment.set_trim_blocks(true);
-    environment.set_lstrip_blocks(true);
-    environment.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
-    environment.add_function(
-        "raise_exception",
-        |message: String| -> Result<String, minijinja::Error> {
-            Err(minijinja::Error::new(
-                minijinja::ErrorKind::InvalidOperation,
-                message,
-            ))
-        },
-    );
-    // A date in the prompt would make every day's answers others than the day's before.
-    environment.add_function("strftime_now", |_: String| "2026-01-01");
-    environment.add_template("chat", template)?;
-    let messages = [
-        context! { role => "system", content => SYSTEM },
-        context! { role => "user", content => USER },
-    ];
-    Ok(environment.get_template("chat")?.render(context! {
-        messages,
-        add_generation_prompt => true,
-        enable_thinking => thinking,
-        bos_token => bos,
-        eos_token => "",
-    })?)
+fn ids(tokenizer: &Tokenizer, text: &str) -> Result<Vec<u32>, String> {
+    let encoded = tokenizer::guarded(|| tokenizer.encode_fast(text, false))?;
+    Ok(encoded.get_ids().to_vec())
+}
+
+/// What went wrong would name the text.
+fn failed(_: String) -> Error {
+    Error::Broken {
+        reason: "the tokenizer failed on a text; its tokenizer.json is at fault, for byte-pair encoding takes every text"
+            .to_owned(),
+    }
 }
 
 #[cfg(test)]

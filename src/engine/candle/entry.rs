@@ -59,7 +59,7 @@ pub fn chat(bytes: &[u8]) {
     if let Ok(chat) = chat
         && let Ok(ids) = chat.encode("be brief", "- loved Fargo (1996) \u{e9}<|im_end|>\n")
     {
-        chat.decode(&ids);
+        let _ = chat.decode(&ids);
     }
 }
 

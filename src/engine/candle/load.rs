@@ -26,7 +26,7 @@ use crate::engine::Error;
 /// What is to be loaded.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Wanted<'a> {
-    /// A GGUF file, a folder, or a hub id with `hf:` before it.
+    /// A GGUF file, a folder, the one safetensors file in its folder, or a hub id with `hf:` before it.
     pub model: &'a Path,
     /// A PEFT LoRA adapter's folder.
     pub adapter: Option<&'a Path>,
@@ -83,6 +83,8 @@ pub(crate) fn load(wanted: &Wanted<'_>) -> Result<Loaded, Error> {
     };
     let mut loaded = if model.is_dir() {
         folder::load(model, wanted)?
+    } else if model.extension().is_some_and(|e| e == "safetensors") {
+        folder::load_file(model, wanted)?
     } else {
         gguf::load(model, wanted)?
     };

@@ -233,8 +233,8 @@ fn take(work: Work, id: u64, scheduler: &mut Scheduler, open: &mut HashMap<u64, 
 fn answer(open: Open, end: End, chat: &Chat) {
     let count = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
     let result = match end {
-        End::Done(done) => Ok(Output {
-            text: chat.decode(&done.tokens),
+        End::Done(done) => chat.decode(&done.tokens).map(|text| Output {
+            text,
             finish: done.finish,
             prompt_tokens: open.prompt_tokens,
             cached_tokens: count(done.cached_tokens),

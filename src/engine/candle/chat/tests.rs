@@ -44,6 +44,12 @@ fn json_of(path: &Path) -> Value {
     serde_json::from_slice(&fs::read(path).unwrap()).unwrap()
 }
 
+/// Its chat template.
+pub(super) fn template(name: &str) -> String {
+    let settings = json_of(&real(name).join("tokenizer_config.json"));
+    settings["chat_template"].as_str().unwrap().to_owned()
+}
+
 /// A folder with a small model behind the real tokenizer.
 fn folder(name: &str, vocab: usize, into: &Path) -> Spec {
     let spec = Spec {
@@ -175,7 +181,8 @@ fn qwen3s_prompt_is_its_templates_and_ends_in_an_empty_thought_unless_thinking_i
     // A reasoning block is part of the answer; the markers of turns are not.
     let chat = opened(dir.path(), true).chat;
     assert_eq!(
-        chat.decode(&[151_667, 271, 151_668, 271, 14_990, 151_645]),
+        chat.decode(&[151_667, 271, 151_668, 271, 14_990, 151_645])
+            .unwrap(),
         "<think>\n\n</think>\n\nhello"
     );
 }
@@ -239,7 +246,7 @@ fn a_tokenizer_out_of_gguf_agrees_with_its_tokenizer_json() {
                 gguf.encode("be brief", text).unwrap(),
                 "{name}: {text:?}"
             );
-            assert_eq!(folder.decode(&ids), gguf.decode(&ids));
+            assert_eq!(folder.decode(&ids).unwrap(), gguf.decode(&ids).unwrap());
             assert_eq!(folder.count(text), gguf.count(text));
         }
         assert_eq!(folder.stops(), gguf.stops());

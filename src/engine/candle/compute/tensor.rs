@@ -170,8 +170,12 @@ impl Compute for TensorCompute {
         let rows = step.tokens.len();
         // A GPU that looks beyond a tensor is lost to the process.
         let (context, cached) = (self.cosines.dim(0)?, self.cache[0].0.dim(0)?);
+        let blocks = step.spans.iter().flat_map(|span| &span.blocks);
         if positions.iter().any(|&p| p as usize >= context)
             || slots.iter().any(|&s| s as usize >= cached)
+            || blocks
+                .into_iter()
+                .any(|&b| (b as usize + 1) * BLOCK > cached)
         {
             bail!("a position beyond the {context} of the model, or a block beyond the cache");
         }

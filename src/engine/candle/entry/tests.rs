@@ -192,6 +192,21 @@ fn no_config_makes_the_loader_panic_or_allocate_without_bound() {
 
 #[test]
 fn no_tokenizer_or_template_makes_the_loader_panic_or_allocate_without_bound() {
-    let sound = two_in_one(tokenizer().to_string().as_bytes(), TEMPLATE.as_bytes());
-    run("chat", &[sound], chat);
+    let mut like_llama_2 = tokenizer();
+    like_llama_2["normalizer"] = json!({"type": "Sequence", "normalizers": [
+        {"type": "Prepend", "prepend": "▁"}, {"type": "Replace", "pattern": {"String": " "}, "content": "▁"}]});
+    like_llama_2["pre_tokenizer"] =
+        json!({"type": "Metaspace", "replacement": "▁", "prepend_scheme": "first", "split": true});
+    like_llama_2["decoder"] = json!({"type": "Sequence", "decoders": [
+        {"type": "Replace", "pattern": {"String": "▁"}, "content": " "}, {"type": "ByteFallback"}, {"type": "Fuse"},
+        {"type": "Strip", "content": " ", "start": 1, "stop": 0}]});
+    let doubling = r#"{% set ns = namespace(s="aaaaaaaa") %}{% for i in range(50) %}{% set ns.s = ns.s ~ ns.s %}{% endfor %}"#;
+    let calling = "{% macro m(x, y='d') %}{{ x | trim ~ y.split('d')[-1] }}{% endmacro %}{% for m in messages[::-1] if m.role in ['system', 'user'] %}{{ loop.index0 // 2 }}{{ m(m['content']) }}{% endfor %}";
+    let sound = [
+        (tokenizer(), TEMPLATE),
+        (like_llama_2, calling),
+        (tokenizer(), doubling),
+    ]
+    .map(|(tokenizer, template)| two_in_one(tokenizer.to_string().as_bytes(), template.as_bytes()));
+    run("chat", &sound, chat);
 }

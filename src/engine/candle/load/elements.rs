@@ -99,3 +99,6 @@ impl Elements {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests;

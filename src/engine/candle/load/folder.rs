@@ -30,10 +30,39 @@ pub(super) const SETTINGS: [&str; 3] = [
 ];
 
 pub(super) fn load(folder: &Path, wanted: &Wanted<'_>) -> Result<Loaded, Error> {
+    load_with(folder, || stored(folder), wanted)
+}
+
+/// The model whose weights are all in that file; what else it needs lies beside it.
+pub(super) fn load_file(file: &Path, wanted: &Wanted<'_>) -> Result<Loaded, Error> {
+    let folder = file.parent().unwrap_or(Path::new(""));
+    let index_file = folder.join(INDEX);
+    if index_file.exists() {
+        let shards = shards(&json(&index_file)?).map_err(broken(&index_file))?;
+        let name = file.file_name().and_then(|name| name.to_str());
+        if shards.values().any(|shard| Some(shard.as_str()) == name) {
+            return Err(broken(file)(format!(
+                "is one of several files of a model: give their folder, {}",
+                folder.display()
+            )));
+        }
+    }
+    load_with(
+        folder,
+        || opened(file.to_owned(), vec![file.to_owned()]),
+        wanted,
+    )
+}
+
+fn load_with(
+    folder: &Path,
+    stored: impl FnOnce() -> Result<Stored, Error>,
+    wanted: &Wanted<'_>,
+) -> Result<Loaded, Error> {
     let config_file = folder.join(CONFIG);
     let config = json(&config_file)?;
     let spec = Spec::from_config(&config).map_err(broken(&config_file))?;
-    let stored = stored(folder)?;
+    let stored = stored()?;
     stored.check(&spec, str::to_owned)?;
     let mut files = vec![config_file];
     files.extend(stored.files.iter().map(|(path, _)| path.clone()));
@@ -159,19 +188,31 @@ fn stored(folder: &Path) -> Result<Stored, Error> {
     } else {
         None
     };
-    let paths = match &shards {
+    let (origin, paths) = match &shards {
         Some(map) => {
             let names: BTreeSet<&String> = map.values().collect();
-            names.into_iter().map(|name| folder.join(name)).collect()
+            let paths = names.into_iter().map(|name| folder.join(name));
+            (index_file.clone(), paths.collect())
         }
-        None => vec![folder.join(WEIGHTS)],
+        None => (folder.join(WEIGHTS), vec![folder.join(WEIGHTS)]),
     };
+    let stored = opened(origin, paths)?;
+    for (name, shard) in shards.iter().flatten() {
+        let held = stored.places.get(name).map(|place| stored.path(place));
+        // What a file's reader leaves out is in no place at all.
+        if held.is_some_and(|path| path != folder.join(shard)) {
+            return Err(broken(&index_file)(format!(
+                "tensor {name} is not in {shard}, where it should be"
+            )));
+        }
+    }
+    Ok(stored)
+}
+
+/// Their headers, read; `origin` is what is named where a tensor is missing.
+fn opened(origin: PathBuf, paths: Vec<PathBuf>) -> Result<Stored, Error> {
     let mut stored = Stored {
-        origin: if shards.is_some() {
-            index_file.clone()
-        } else {
-            folder.join(WEIGHTS)
-        },
+        origin,
         files: Vec::new(),
         places: BTreeMap::new(),
     };
@@ -189,15 +230,6 @@ fn stored(folder: &Path) -> Result<Stored, Error> {
             }
         }
         stored.files.push((path, source));
-    }
-    for (name, shard) in shards.iter().flatten() {
-        let held = stored.places.get(name).map(|place| stored.path(place));
-        // What a file's reader leaves out is in no place at all.
-        if held.is_some_and(|path| path != folder.join(shard)) {
-            return Err(broken(&index_file)(format!(
-                "tensor {name} is not in {shard}, where it should be"
-            )));
-        }
     }
     Ok(stored)
 }

@@ -2,6 +2,7 @@
 
 mod id;
 mod progress;
+mod turn;
 
 use std::collections::BTreeSet;
 use std::ffi::OsString;
@@ -27,6 +28,8 @@ pub(super) struct Hub {
     endpoint: String,
     cache: Cache,
     api: Api,
+    /// Between two looks at what another process fetches.
+    pause: Box<dyn Fn()>,
 }
 
 impl Hub {
@@ -64,6 +67,7 @@ impl Hub {
             endpoint,
             cache,
             api,
+            pause: Box::new(turn::pause),
         })
     }
 
@@ -194,13 +198,25 @@ impl Files<'_> {
         if !is_etag(metadata.etag()) || metadata.commit_hash() != self.commit {
             return Err(fail("its headers cannot be a hub's"));
         }
-        let told = Told::new(self.id.to_string(), name.to_owned());
-        let path = self.repo.download_with_progress(name, told);
-        let path = path.map_err(|e| {
+        let repo = Repo::new(self.id.repo.clone(), RepoType::Model);
+        let blob = self.hub.cache.repo(repo).blob_path(metadata.etag());
+        let fetched = loop {
+            turn::wait(&blob, &self.hub.pause)
+                .map_err(|e| broken(&format!("{}: {name}: {e}", self.id)))?;
+            // The other's work; or what was there all the time.
+            if path.exists() {
+                return Ok(path);
+            }
+            let told = Told::new(self.id.to_string(), name.to_owned());
+            match self.repo.download_with_progress(name, told) {
+                // A third was faster.
+                Err(ApiError::LockAcquisition(_)) => {}
+                ended => break ended,
+            }
+        };
+        let path = fetched.map_err(|e| {
             if matches!(e, ApiError::InvalidResume) {
                 // It would never be gone on with; the next start begins anew.
-                let repo = Repo::new(self.id.repo.clone(), RepoType::Model);
-                let blob = self.hub.cache.repo(repo).blob_path(metadata.etag());
                 let _ = fs::remove_file(blob.with_extension("part"));
             }
             fail(&e.to_string())

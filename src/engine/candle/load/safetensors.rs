@@ -9,6 +9,9 @@ use super::Source;
 use super::elements::Elements;
 use super::stored::Place;
 
+/// The longest header, as the safetensors format has it.
+const LONGEST: u64 = 100_000_000;
+
 /// The tensors of one file and where they lie; `file` is its place among the model's files.
 ///
 /// # Errors
@@ -29,6 +32,11 @@ pub(super) fn header(source: &mut dyn Source, file: usize) -> Result<Vec<Place>,
         return Err(format!(
             "the header should have {size} bytes, but only {} follow: the file is cut off or no safetensors file",
             length - 8
+        ));
+    }
+    if size > LONGEST {
+        return Err(format!(
+            "the header should have {size} bytes, and {LONGEST} are allowed: no safetensors file"
         ));
     }
     let mut text = vec![0; usize::try_from(size).map_err(|e| e.to_string())?];

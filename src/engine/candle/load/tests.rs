@@ -11,6 +11,7 @@ use super::super::made::{Made, logits, small, tensor, write_gguf};
 use super::super::spec::RopeScaling;
 use super::*;
 
+mod smollm;
 mod wrong;
 
 const TOKENS: [u32; 9] = [261, 104, 101, 258, 32, 200, 262, 10, 7];
@@ -289,4 +290,35 @@ fn the_template_is_found_in_its_own_file_and_among_several() {
     fs::remove_file(&settings).unwrap();
     let error = refusal(dir.path());
     assert!(error.contains("no chat template"), "{error}");
+}
+
+#[test]
+fn one_safetensors_file_is_taken_with_what_lies_beside_it() {
+    let made = Made::new(small(), 1);
+    let dir = tempfile::tempdir().unwrap();
+    let at = |name: &str| dir.path().join(name);
+    made.folder(&at("one"), 1, DType::F32);
+    let file = at("one").join("model.safetensors");
+    let logits_of = |model: &Path| {
+        let mut loaded = opened(model);
+        logits(&loaded.spec, loaded.tensors.as_mut(), &TOKENS)
+    };
+    let truth = logits_of(&at("one"));
+    assert_eq!(logits_of(&file), truth);
+    assert_eq!(opened(&file).files, opened(&at("one")).files);
+    // Under any name; then its folder has no model.safetensors.
+    let other = at("one").join("mine.safetensors");
+    fs::rename(&file, &other).unwrap();
+    assert_eq!(logits_of(&other), truth);
+    assert!(opened(&other).files.contains(&other));
+    fs::remove_file(at("one").join("config.json")).unwrap();
+    let error = refusal(&other);
+    assert!(error.contains("config.json"), "{error}");
+    // One of several is not the model.
+    made.folder(&at("shards"), 2, DType::F32);
+    let error = refusal(&at("shards").join("model-00001-of-00002.safetensors"));
+    assert!(
+        error.contains("model-00001-of-00002") && error.contains("give their folder"),
+        "{error}"
+    );
 }

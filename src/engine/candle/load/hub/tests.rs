@@ -267,3 +267,65 @@ fn a_server_whose_headers_would_leave_the_cache_is_refused() {
     let error = server.refusal("hf:someone/tiny");
     assert!(error.contains("is no name"), "{error}");
 }
+
+/// Another process in the middle of a file holds the lock; the place of the file in the cache.
+fn another(server: &Server, name: &str) -> (fs::File, PathBuf) {
+    let etag = blake3::hash(&server.shelf.files[name]).to_hex().to_string();
+    let blobs = server.cache.path().join("hub/models--someone--tiny/blobs");
+    fs::create_dir_all(&blobs).unwrap();
+    let blob = blobs.join(etag);
+    let lock = fs::File::create(blob.with_extension("lock")).unwrap();
+    lock.lock().unwrap();
+    (lock, blob)
+}
+
+#[test]
+fn a_second_start_waits_while_the_first_makes_progress_and_takes_what_it_fetched() {
+    let (_, shelf) = shelf(1);
+    let server = Server::new(shelf);
+    let bytes = server.shelf.files["model.safetensors"].clone();
+    let (lock, blob) = another(&server, "model.safetensors");
+    let snapshots = server
+        .cache
+        .path()
+        .join("hub/models--someone--tiny/snapshots");
+    let pointer = snapshots.join(COMMIT).join("model.safetensors");
+    let (lock, looks) = (Mutex::new(Some(lock)), Mutex::new(0));
+    let mut hub = server.hub();
+    let whole = bytes.clone();
+    // A byte for every hundred looks, longer in all than any stand-still is borne.
+    hub.pause = Box::new(move || {
+        let mut looks = looks.lock().unwrap();
+        *looks += 1;
+        fs::write(blob.with_extension("part"), vec![0; *looks / 100]).unwrap();
+        if *looks > 3 * turn::LOOKS as usize {
+            fs::create_dir_all(pointer.parent().unwrap()).unwrap();
+            fs::write(&pointer, &whole).unwrap();
+            *lock.lock().unwrap() = None;
+        }
+    });
+    let id = Id::of(Path::new("hf:someone/tiny")).unwrap().unwrap();
+    let path = hub.fetch(&id, true).unwrap();
+    assert_eq!(fs::read(path.join("model.safetensors")).unwrap(), bytes);
+    // Its size was asked for, not its bytes.
+    let asked = server.asked();
+    let fetched = format!("bytes model.safetensors 0-{}", bytes.len());
+    assert!(!asked.contains(&fetched), "{asked:?}");
+}
+
+#[test]
+fn a_second_start_does_not_wait_for_ever_for_a_first_that_stands_still() {
+    let (_, shelf) = shelf(1);
+    let server = Server::new(shelf);
+    let (_lock, _) = another(&server, "model.safetensors");
+    let mut hub = server.hub();
+    hub.pause = Box::new(|| ());
+    let id = Id::of(Path::new("hf:someone/tiny")).unwrap().unwrap();
+    let error = hub.fetch(&id, true).unwrap_err().to_string();
+    assert!(
+        error.contains("another process holds")
+            && error.contains("model.safetensors")
+            && error.contains("end it"),
+        "{error}"
+    );
+}

@@ -357,7 +357,7 @@ fn a_gguf_file_of_another_kind_is_refused_by_the_key() {
         (
             "tokenizer.chat_template",
             text("{% for i in range(99999) %}{% for j in range(99999) %}x{% endfor %}{% endfor %}"),
-            "fuel",
+            "computes more",
         ),
         ("general.alignment", Meta::U32(0), "general.alignment"),
         ("general.alignment", Meta::U32(24), "general.alignment"),
@@ -397,4 +397,23 @@ fn a_gguf_file_of_another_kind_is_refused_by_the_key() {
     );
     write_gguf(&path, &made.metadata(), &many);
     assert!(refusal(&path).contains("attn_sinks"));
+}
+
+#[test]
+fn a_safetensors_header_longer_than_the_format_allows_is_refused_before_it_is_read() {
+    let dir = tempfile::tempdir().unwrap();
+    Made::new(small(), 1).folder(dir.path(), 1, DType::F32);
+    let path = dir.path().join("model.safetensors");
+    let mut bytes = 200_000_000u64.to_le_bytes().to_vec();
+    bytes.push(b'{');
+    fs::write(&path, bytes).unwrap();
+    // As long as it says, and empty.
+    let file = fs::File::options().write(true).open(&path).unwrap();
+    file.set_len(300_000_000).unwrap();
+    let (error, taken) = super::super::super::measured::measured(|| refusal(dir.path()));
+    assert!(
+        error.contains("model.safetensors") && error.contains("100000000 are allowed"),
+        "{error}"
+    );
+    assert!(taken < 8 << 20, "{taken} bytes of memory");
 }
