@@ -103,7 +103,7 @@ pub enum Error {
     #[error(transparent)]
     Template(#[from] TemplateError),
     /// No event could ever be folded.
-    #[error("summary.prompt_tokens is {given}{}, but an update takes {needed} tokens at least: the instructions, a profile of summary.max_tokens ({answer}) and one short event. Make it {needed} or more, or summary.instructions or summary.max_tokens smaller",
+    #[error("summary.prompt_tokens is {given}{}, but an update takes {needed} tokens at least: the instructions, a profile of summary.max_tokens ({answer}) and one short event. Make room for {needed}, or make summary.instructions or summary.max_tokens smaller",
         .context.map_or_else(String::new, |(bound, context, left)| format!(", and {bound} {context}, which leaves {left} beside an answer")))]
     Budget {
         /// `summary.prompt_tokens`.

@@ -294,6 +294,18 @@ fn limits(
         });
     }
     let cache = blocks.saturating_mul(each);
+    // The system may well promise it, and end the process when it is used.
+    if let Some(Memory { most, .. }) = memory
+        && config.cache_bytes.is_some()
+        && weights.saturating_add(cache) > most
+    {
+        return Err(Error::Broken {
+            reason: format!(
+                "engine.cache: {cache} bytes beside {weights} of weights cannot be had: there are {most} of memory on {} within the limits set for this process; make it smaller",
+                config.device
+            ),
+        });
+    }
     if let Some(Memory { free, .. }) = memory
         && weights.saturating_add(cache) > free
     {

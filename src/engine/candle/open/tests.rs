@@ -87,6 +87,20 @@ fn weights_that_no_memory_of_the_machine_can_hold_are_refused_by_name() {
 }
 
 #[test]
+fn a_cache_that_the_machine_cannot_hold_beside_the_weights_is_refused_before_it_fills() {
+    let (each, weights) = sizes();
+    let config = Config {
+        cache_bytes: Some(8 * each as u64),
+        ..f32_config()
+    };
+    let of = |most| limits_of(&config, Some(Memory { free: most, most }));
+    assert_eq!(of(weights + 8 * each).unwrap().blocks, 8);
+    let said = of(weights + 8 * each - 1).unwrap_err().to_string();
+    assert!(said.contains("engine.cache: "), "{said}");
+    assert!(said.contains("make it smaller"), "{said}");
+}
+
+#[test]
 fn weights_take_the_bits_of_their_format() {
     let mut spec = small();
     spec.tied = false;
