@@ -6,10 +6,13 @@ mod scripted;
 
 #[cfg(fuzzing)]
 pub use candle::entry;
+#[cfg(test)]
+pub(crate) use candle::made;
 pub use candle::{Candle, Config as CandleConfig, Device, Dtype, Figures, Score, score};
 pub use openai::{Config as OpenAiConfig, OpenAi};
 pub use scripted::{Positions, Script, Scripted};
 
+use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
 use std::time::Duration;
@@ -90,6 +93,24 @@ pub struct Output {
     pub seconds: f64,
 }
 
+/// What it is that prompt and answer must fit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Bound {
+    /// The model's context, or as much of it as is used.
+    Context,
+    /// The cache of keys and values, which is smaller.
+    Cache,
+}
+
+impl fmt::Display for Bound {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Context => "the model's context (engine.context_tokens) is",
+            Self::Cache => "the cache of keys and values (engine.cache) has room for",
+        })
+    }
+}
+
 /// What an engine is.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Description {
@@ -99,6 +120,8 @@ pub struct Description {
     pub fingerprint: String,
     /// Most tokens of prompt and answer together.
     pub context_tokens: u32,
+    /// Whose limit that is.
+    pub bound: Bound,
     /// How many requests it takes at once.
     pub concurrency: usize,
 }
@@ -107,16 +130,16 @@ pub struct Description {
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum Error {
     /// Prompt and answer do not fit; the request can never be served as it is.
-    #[error(
-        "the prompt has {tokens} tokens and the answer up to {answer}, but the model's context is {context}"
-    )]
+    #[error("the prompt has {tokens} tokens and the answer up to {answer}, but {bound} {context}")]
     TooLong {
         /// Tokens of the prompt.
         tokens: u32,
         /// Tokens of the answer.
         answer: u32,
-        /// The model's context.
+        /// Most tokens of both together.
         context: u32,
+        /// Whose limit that is.
+        bound: Bound,
     },
     /// The engine cannot answer now; the same request may be tried again. No event is given up for it.
     #[error("the engine is not available: {reason}")]
@@ -156,6 +179,10 @@ pub trait Engine: Send + Sync {
     /// # Errors
     /// [`Error::TooLong`] where it does not fit the context; [`Error::Broken`] where the template fails.
     fn prepare(&self, request: Request) -> Result<Prepared, Error>;
+
+    /// Sets the gauges that are the engine's own, as they are now. A gauge that is not set for long is gone, and an engine with
+    /// nothing to do has no occasion: whoever runs it calls this every second.
+    fn show(&self) {}
 
     /// Answers. Dropping the future gives the request up.
     ///

@@ -89,8 +89,8 @@ catalogue! {
     ENGINE_PREEMPTIONS = "limn_engine_preemptions_total", Counter, None,
         "Updates that had to leave the cache to others and were computed again.";
     ENGINE_STEP_SECONDS = "limn_engine_step_seconds", Histogram,
-        Some(("part", &["matrix", "attention", "other"])),
-        "Time of a forward pass by what it was spent on.";
+        Some(("part", &["matrix", "attention", "other", "schedule", "sample"])),
+        "Time of a step by what it was spent on: products, attention and the rest of the forward pass, what is planned before it, and the choice of tokens behind it.";
     ENGINE_BATCH = "limn_engine_batch", Gauge, None,
         "Updates that the model works on at once.";
     ENGINE_CACHE_BLOCKS = "limn_engine_cache_blocks", Gauge,

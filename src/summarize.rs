@@ -5,6 +5,7 @@ mod done;
 mod gate;
 mod journal;
 mod prompt;
+mod seed;
 #[cfg(test)]
 mod tests;
 
@@ -43,12 +44,12 @@ pub struct Config {
     pub prompt_tokens: u32,
     /// Most events folded by one update.
     pub max_events: usize,
-    /// How tokens are chosen.
+    /// How tokens are chosen. A seed in it is that of all requests: each draws by one of its own, made of it and the prompt.
     pub sampling: Sampling,
-    /// How often a refused answer is asked for again, with `retry_temperature`, before the window is halved.
+    /// How often a refused answer is asked for again before the window is halved.
     pub retries: u32,
-    /// The temperature of these.
-    pub retry_temperature: f64,
+    /// How the tokens of these are chosen.
+    pub retry_sampling: Sampling,
     /// Wait before a failed engine is asked again, at first; it doubles up to `backoff_max`.
     pub backoff: Duration,
     /// Longest such wait.
@@ -102,15 +103,15 @@ pub enum Error {
     #[error(transparent)]
     Template(#[from] TemplateError),
     /// No event could ever be folded.
-    #[error("summary.prompt_tokens is {given}{}, but an update takes {needed} tokens at least: the instructions, a profile of summary.max_tokens ({answer}) and one short event. Make it {needed} or more, or summary.instructions or summary.max_tokens smaller",
-        .context.map_or_else(String::new, |(context, left)| format!(", and the model's context of {context} tokens leaves {left} beside an answer (engine.context_tokens)")))]
+    #[error("summary.prompt_tokens is {given}{}, but an update takes {needed} tokens at least: the instructions, a profile of summary.max_tokens ({answer}) and one short event. Make room for {needed}, or make summary.instructions or summary.max_tokens smaller",
+        .context.map_or_else(String::new, |(bound, context, left)| format!(", and {bound} {context}, which leaves {left} beside an answer")))]
     Budget {
         /// `summary.prompt_tokens`.
         given: u32,
         /// `summary.max_tokens`.
         answer: u32,
-        /// The model's context and what it leaves beside an answer, where that is less than `given`.
-        context: Option<(u32, u32)>,
+        /// What the engine can take, why, and what that leaves beside an answer, where it is less than `given`.
+        context: Option<(engine::Bound, u32, u32)>,
         /// Tokens of the smallest prompt that must fit.
         needed: u32,
     },
@@ -330,7 +331,7 @@ impl Summarizer {
             .count(&self.config.instructions)
             .saturating_add(self.engine.count(before));
         let detail = format!(
-            "the prompt of this event alone has {tokens} tokens, {around} of them the instructions and the profile; the budget is {budget} (summary.prompt_tokens, or the model's context less summary.max_tokens)"
+            "the prompt of this event alone has {tokens} tokens, {around} of them the instructions and the profile; the budget is {budget} (summary.prompt_tokens, or what the engine can take less summary.max_tokens)"
         );
         Rejected::new(Reason::OverBudget, detail)
     }
@@ -347,12 +348,14 @@ impl Summarizer {
     }
 
     fn request(&self, before: &str, lines: &[String]) -> Result<Request, TemplateError> {
+        let system = self.config.instructions.clone();
+        let user = self.prompt.message(before, lines)?;
         Ok(Request {
-            system: self.config.instructions.clone(),
-            user: self.prompt.message(before, lines)?,
+            sampling: seed::seeded(self.config.sampling, 0, &system, &user),
+            system,
+            user,
             previous: before.to_owned(),
             max_tokens: self.config.max_tokens,
-            sampling: self.config.sampling,
         })
     }
 
@@ -377,13 +380,8 @@ impl Summarizer {
             refusals.push(refusal);
             if attempt < self.config.retries {
                 attempt += 1;
-                let sampling = Sampling::Random {
-                    temperature: self.config.retry_temperature,
-                    top_k: 20,
-                    top_p: 0.95,
-                    min_p: 0.0,
-                    seed: u64::from(attempt),
-                };
+                let (system, user) = (&request.system, &request.user);
+                let sampling = seed::seeded(self.config.retry_sampling, attempt, system, user);
                 next = match self.engine.prepare(Request {
                     sampling,
                     ..request

@@ -66,8 +66,9 @@ pub struct EngineReport {
     pub peak_memory_bytes: Option<u64>,
     /// From the start of the process until the model was ready.
     pub load_seconds: f64,
-    /// From the start of the process to the first token.
-    pub first_token_seconds: f64,
+    /// From the start of the process to the first token; where there was none, nothing.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub first_token_seconds: Option<f64>,
     /// With another run's answers: how many are the same.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub identical: Option<usize>,
@@ -88,7 +89,7 @@ pub struct Answered {
 /// See [`Error`].
 #[allow(clippy::cast_precision_loss)] // rates
 pub async fn engine(options: &EngineOptions) -> Result<EngineReport, Error> {
-    let asked: Vec<Asked> = read_lines(&options.requests)?;
+    let asked: Vec<(usize, Asked)> = read_lines(&options.requests)?;
     let before = match &options.compare {
         Some(path) => Some(read_lines::<Answered>(path)?),
         None => None,
@@ -100,12 +101,12 @@ pub async fn engine(options: &EngineOptions) -> Result<EngineReport, Error> {
     let candle = Arc::new(candle);
     let load_seconds = options.began.elapsed().as_secs_f64();
     let began = Instant::now();
-    let outputs = ask_all(&candle, &asked, options.concurrency).await?;
+    let outputs = ask_all(&candle, &asked, options).await?;
     let seconds = began.elapsed().as_secs_f64();
     let answers: Vec<Answered> = asked
         .iter()
         .zip(&outputs)
-        .map(|(asked, output)| Answered {
+        .map(|((_, asked), output)| Answered {
             id: asked.id.clone(),
             text: output.text.clone(),
         })
@@ -114,7 +115,7 @@ pub async fn engine(options: &EngineOptions) -> Result<EngineReport, Error> {
         write(path, &answers)?;
     }
     let identical = before.map(|before| {
-        let same = |a: &&Answered| before.iter().any(|b| b == *a);
+        let same = |a: &&Answered| before.iter().any(|(_, b)| b == *a);
         answers.iter().filter(same).count()
     });
     let sum = |count: fn(&Output) -> u32| outputs.iter().map(|o| u64::from(count(o))).sum();
@@ -137,9 +138,9 @@ pub async fn engine(options: &EngineOptions) -> Result<EngineReport, Error> {
         preemptions: figures.preemptions,
         peak_memory_bytes: peak_memory_bytes(),
         load_seconds,
-        first_token_seconds: figures.first_token.map_or(0.0, |at| {
-            at.saturating_duration_since(options.began).as_secs_f64()
-        }),
+        first_token_seconds: figures
+            .first_token
+            .map(|at| at.saturating_duration_since(options.began).as_secs_f64()),
         identical,
     })
 }
@@ -147,27 +148,30 @@ pub async fn engine(options: &EngineOptions) -> Result<EngineReport, Error> {
 /// The answers in the order of the requests.
 async fn ask_all(
     candle: &Arc<Candle>,
-    asked: &[Asked],
-    concurrency: usize,
+    asked: &[(usize, Asked)],
+    options: &EngineOptions,
 ) -> Result<Vec<Output>, Error> {
     let mut waiting = asked.iter().enumerate();
     let mut running = JoinSet::new();
     let mut outputs: Vec<Option<Output>> = vec![None; asked.len()];
     loop {
-        while running.len() < concurrency.max(1)
-            && let Some((number, asked)) = waiting.next()
+        while running.len() < options.concurrency.max(1)
+            && let Some((number, (_, asked))) = waiting.next()
         {
             let (candle, request) = (Arc::clone(candle), asked.request());
             running.spawn(async move {
-                let prepared = candle.prepare(request)?;
-                Ok::<_, Error>((number, candle.generate(prepared).await?))
+                let answer = async { candle.generate(candle.prepare(request)?).await };
+                (number, answer.await)
             });
         }
         let Some(finished) = running.join_next().await else {
             break;
         };
-        let (number, output) = finished.map_err(|e| Error::Task(e.to_string()))??;
-        outputs[number] = Some(output);
+        let (number, output) = finished.map_err(|e| Error::Task(e.to_string()))?;
+        outputs[number] = Some(output.map_err(|source| {
+            let (line, asked) = &asked[number];
+            asked.unanswered(&options.requests, *line, source)
+        })?);
     }
     Ok(outputs.into_iter().flatten().collect())
 }
@@ -181,3 +185,6 @@ fn write(path: &Path, answers: &[Answered]) -> Result<(), Error> {
     }
     Ok(out.flush()?)
 }
+
+#[cfg(test)]
+mod tests;

@@ -48,22 +48,38 @@ impl Asked {
             sampling: Sampling::Greedy,
         }
     }
+
+    /// The fault of a request in that file.
+    pub(super) fn unanswered(&self, path: &Path, line: usize, source: EngineError) -> Error {
+        Error::Unanswered {
+            path: path.to_owned(),
+            line,
+            id: self.id.clone(),
+            source,
+        }
+    }
 }
 
 /// Longest line of a file of requests, in bytes.
 const LONGEST_LINE: u64 = 16 << 20;
 
-/// Reads a file of JSON lines.
+/// Reads a file of JSON lines, each with its number from 1.
 ///
 /// # Errors
-/// [`Error::File`] names the line.
-pub fn read_lines<T: serde::de::DeserializeOwned>(path: &Path) -> Result<Vec<T>, Error> {
-    let fail = |line: usize, reason: String| Error::File {
+/// [`Error::File`], [`Error::Line`]; a file without any is one.
+pub(super) fn read_lines<T: serde::de::DeserializeOwned>(
+    path: &Path,
+) -> Result<Vec<(usize, T)>, Error> {
+    let fail = |line: usize, reason: String| Error::Line {
         path: path.to_owned(),
         line,
         reason,
     };
-    let file = std::fs::File::open(path).map_err(|e| fail(0, e.to_string()))?;
+    let whole = |reason: String| Error::File {
+        path: path.to_owned(),
+        reason,
+    };
+    let file = std::fs::File::open(path).map_err(|e| whole(e.to_string()))?;
     let mut reader = std::io::BufReader::new(file);
     let mut all = Vec::new();
     for number in 1.. {
@@ -78,7 +94,11 @@ pub fn read_lines<T: serde::de::DeserializeOwned>(path: &Path) -> Result<Vec<T>,
         if line.iter().all(u8::is_ascii_whitespace) {
             continue;
         }
-        all.push(serde_json::from_slice(&line).map_err(|e| fail(number, e.to_string()))?);
+        let read = serde_json::from_slice(&line).map_err(|e| fail(number, e.to_string()))?;
+        all.push((number, read));
+    }
+    if all.is_empty() {
+        return Err(whole("there is nothing in it".to_owned()));
     }
     Ok(all)
 }
@@ -109,14 +129,34 @@ pub enum Error {
     #[error(transparent)]
     Data(#[from] movielens::Error),
     /// A file of JSON lines.
-    #[error("{}, line {line}: {reason}", .path.display())]
+    #[error("{}: {reason}", .path.display())]
     File {
         /// The file.
         path: PathBuf,
-        /// The line, from 1; 0: the file itself.
+        /// What is wrong.
+        reason: String,
+    },
+    /// A line of it.
+    #[error("{}, line {line}: {reason}", .path.display())]
+    Line {
+        /// The file.
+        path: PathBuf,
+        /// The line, from 1.
         line: usize,
         /// What is wrong.
         reason: String,
+    },
+    /// A request that was not answered.
+    #[error("{}, line {line}, request {id}: {source}", .path.display())]
+    Unanswered {
+        /// The file.
+        path: PathBuf,
+        /// The line, from 1.
+        line: usize,
+        /// The request's id.
+        id: String,
+        /// Why.
+        source: EngineError,
     },
     /// An update could not be made.
     #[error(transparent)]
@@ -130,6 +170,18 @@ pub enum Error {
     /// The model.
     #[error(transparent)]
     Engine(#[from] EngineError),
+    /// An answer to a request that is not there.
+    #[error("{}, line {line}: there is no request {id} in {}", .path.display(), .requests.display())]
+    NoRequest {
+        /// The file of answers.
+        path: PathBuf,
+        /// The line, from 1.
+        line: usize,
+        /// The id.
+        id: String,
+        /// The file of requests.
+        requests: PathBuf,
+    },
     /// Writing.
     #[error("writing: {0}")]
     Write(#[from] std::io::Error),

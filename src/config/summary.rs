@@ -23,6 +23,7 @@ const EMPTY_PROFILE: &str = "Nothing is known yet.";
 
 pub fn read(mut summary: Section<'_>) -> Config {
     let (event_place, message_place) = (summary.place("event"), summary.place("message"));
+    let (sampling, retry_sampling) = samplings(&mut summary);
     let config = Config {
         instructions: summary.any_text("instructions", INSTRUCTIONS),
         event: summary.text("event", EVENT),
@@ -31,9 +32,9 @@ pub fn read(mut summary: Section<'_>) -> Config {
         max_tokens: summary.integer("max_tokens", 256u32, 8..=32_768),
         prompt_tokens: summary.integer("prompt_tokens", 2048u32, 64..=1_000_000),
         max_events: bytes(summary.integer("max_events_per_update", 64u64, 1..=10_000)),
-        sampling: sampling(&mut summary),
+        sampling,
         retries: summary.integer("retries", 1u32, 0..=10),
-        retry_temperature: summary.decimal("retry_temperature", 0.7, 0.01..=2.0),
+        retry_sampling,
         backoff: summary.duration(
             "backoff",
             Duration::from_secs(1),
@@ -73,20 +74,25 @@ pub fn read(mut summary: Section<'_>) -> Config {
     config
 }
 
-fn sampling(summary: &mut Section<'_>) -> Sampling {
+/// How the tokens of a first answer are chosen, and those of one that is asked for again.
+fn samplings(summary: &mut Section<'_>) -> (Sampling, Sampling) {
     let temperature = summary.decimal("temperature", 0.0, 0.0..=2.0);
+    let retry_temperature = summary.decimal("retry_temperature", 0.7, 0.01..=2.0);
     let top_k = summary.integer("top_k", 20u32, 0..=100_000);
     let top_p = summary.decimal("top_p", 0.95, 0.01..=1.0);
+    let min_p = summary.decimal("min_p", 0.0, 0.0..=1.0);
     let seed = summary.integer("seed", 0u64, 0..=i64::MAX as u64);
-    if temperature > 0.0 {
-        Sampling::Random {
-            temperature,
-            top_k,
-            top_p,
-            min_p: 0.0,
-            seed,
-        }
+    let drawn = |temperature| Sampling::Random {
+        temperature,
+        top_k,
+        top_p,
+        min_p,
+        seed,
+    };
+    let first = if temperature > 0.0 {
+        drawn(temperature)
     } else {
         Sampling::Greedy
-    }
+    };
+    (first, drawn(retry_temperature))
 }

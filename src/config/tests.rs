@@ -234,6 +234,8 @@ fn the_environment_goes_before_the_file() {
             ("LIMN_WINDOW__MAX_EVENTS", "9"),
             ("LIMN_SOURCE__JSON__USER", "/uid"),
             ("LIMN_SUMMARY__TEMPERATURE", "0.6"),
+            ("LIMN_SUMMARY__MIN_P", "0.05"),
+            ("LIMN_SUMMARY__SEED", "12"),
             ("LIMN_STORE__CACHE", "2097152"),
             ("LIMN_KAFKA__PROPERTIES__FETCH_MIN_BYTES", "10"),
             ("LIMN_CONFIG", "not a key"),
@@ -243,9 +245,15 @@ fn the_environment_goes_before_the_file() {
     .unwrap();
     assert_eq!(config.window.max_events, 9);
     assert_eq!(config.store.cache_bytes, 2 << 20);
-    assert!(
-        matches!(config.summary.sampling, crate::engine::Sampling::Random { temperature, .. } if temperature == 0.6)
-    );
+    let drawn = |temperature| crate::engine::Sampling::Random {
+        temperature,
+        top_k: 20,
+        top_p: 0.95,
+        min_p: 0.05,
+        seed: 12,
+    };
+    assert_eq!(config.summary.sampling, drawn(0.6));
+    assert_eq!(config.summary.retry_sampling, drawn(0.7));
     let properties = config.kafka.consumer.reveal();
     assert!(properties.contains(&("fetch.min.bytes".into(), "10".into())));
     let crate::codec::Format::Json(json) = config.source.codec.format else {

@@ -91,8 +91,8 @@ impl Default for Config {
 /// The number format that a model is computed in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Dtype {
-    /// The fastest that keeps the answers as they are: `int8` where the processor has instructions for it, else `f32`; on a
-    /// GPU `bf16`.
+    /// `int8` on x86 processors, `f32` on others, `bf16` on a GPU. Answers in fewer bits than `f32` are not always those of
+    /// `f32` (docs/engine.md says how often).
     Auto,
     /// 32-bit floats.
     F32,
@@ -168,13 +168,18 @@ impl Engine for Candle {
     fn prepare(&self, request: Request) -> Result<Prepared, Error> {
         let tokens = self.chat.encode(&request.system, &request.user)?;
         let prompt_tokens = u32::try_from(tokens.len()).unwrap_or(u32::MAX);
-        let context = self.description.context_tokens;
+        let Description {
+            context_tokens: context,
+            bound,
+            ..
+        } = self.description;
         if prompt_tokens.saturating_add(request.max_tokens) > context {
             let answer = request.max_tokens;
             return Err(Error::TooLong {
                 tokens: prompt_tokens,
                 answer,
                 context,
+                bound,
             });
         }
         Ok(Prepared {
@@ -183,6 +188,10 @@ impl Engine for Candle {
             tokens,
             request,
         })
+    }
+
+    fn show(&self) {
+        self.shared.show();
     }
 
     fn generate(&self, prepared: Prepared) -> Answer<'_> {

@@ -12,7 +12,7 @@ use tokio::sync::Semaphore;
 use refusal::Refused;
 
 use super::{
-    Answer, Description, Engine, Error, Finish, Output, Prepared, Request, Sampling, hash,
+    Answer, Bound, Description, Engine, Error, Finish, Output, Prepared, Request, Sampling, hash,
 };
 
 /// Which server, and how it is asked.
@@ -120,6 +120,7 @@ impl OpenAi {
                 // What stands behind the name is the server's to know.
                 fingerprint: format!("openai-1:{url}:{}", config.model),
                 context_tokens: config.context_tokens,
+                bound: Bound::Context,
                 concurrency: config.concurrency.max(1),
             },
             places: Semaphore::new(config.concurrency.max(1)),
@@ -364,6 +365,7 @@ impl Engine for OpenAi {
                 tokens: prompt_tokens,
                 answer: request.max_tokens,
                 context,
+                bound: Bound::Context,
             });
         }
         Ok(Prepared {

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use super::{Answer, Description, Engine, Error, Finish, Output, Prepared, Request, hash};
+use super::{Answer, Bound, Description, Engine, Error, Finish, Output, Prepared, Request, hash};
 use crate::checkpoint::OffsetSet;
 
 /// What the scripted engine does with one request.
@@ -48,6 +48,7 @@ impl Scripted {
                 name: "scripted".to_owned(),
                 fingerprint: "scripted-1".to_owned(),
                 context_tokens: u32::MAX,
+                bound: Bound::Context,
                 concurrency: concurrency.max(1),
             },
             calls: AtomicU64::new(0),

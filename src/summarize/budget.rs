@@ -33,7 +33,10 @@ pub fn check(config: &Config, engine: &dyn Engine) -> Result<(), Error> {
     Err(Error::Budget {
         given,
         answer: config.max_tokens,
-        context: (budget < given).then(|| (engine.description().context_tokens, budget)),
+        context: (budget < given).then(|| {
+            let engine = engine.description();
+            (engine.bound, engine.context_tokens, budget)
+        }),
         needed,
     })
 }

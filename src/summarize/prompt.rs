@@ -230,7 +230,7 @@ mod tests {
             max_events: 10,
             sampling: crate::engine::Sampling::Greedy,
             retries: 1,
-            retry_temperature: 0.7,
+            retry_sampling: crate::engine::Sampling::Greedy,
             backoff: std::time::Duration::from_millis(1),
             backoff_max: std::time::Duration::from_millis(2),
         }

@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::*;
 use crate::codec::{Format, JsonMapping};
-use crate::engine::{Answer, Candle, CandleConfig, Description};
+use crate::engine::{Answer, Candle, CandleConfig, Description, Finish, Script, Scripted};
 use crate::event::Record;
 
 fn real_model() -> Candle {
@@ -52,6 +52,10 @@ fn config() -> Config {
 }
 
 fn summarizer(engine: &Arc<Counted>, folder: &Path) -> Summarizer {
+    with(config(), Arc::clone(engine) as _, folder)
+}
+
+fn with(config: Config, engine: Arc<dyn Engine>, folder: &Path) -> Summarizer {
     let mapping = JsonMapping {
         user: Some("/user".into()),
         action: Some("/action".into()),
@@ -69,11 +73,14 @@ fn summarizer(engine: &Arc<Counted>, folder: &Path) -> Summarizer {
         history: 1,
         journal_entries: 10,
     });
-    let engine: Arc<dyn Engine> = Arc::clone(engine) as _;
-    Summarizer::new(config(), decoder, engine, Arc::new(store.unwrap())).unwrap()
+    Summarizer::new(config, decoder, engine, Arc::new(store.unwrap())).unwrap()
 }
 
 fn job() -> Job {
+    job_of("ann")
+}
+
+fn job_of(user: &str) -> Job {
     let films = [
         (
             "loved",
@@ -93,7 +100,7 @@ fn job() -> Job {
         .zip(films)
         .map(|(offset, (action, title, year, genres))| {
             let value = serde_json::json!({
-                "user": "ann", "action": action, "title": title, "year": year, "genres": genres
+                "user": user, "action": action, "title": title, "year": year, "genres": genres
             });
             let record = Record {
                 value: Some(value.to_string().into_bytes().into()),
@@ -108,13 +115,13 @@ fn job() -> Job {
             }
         });
     let closed = Closed {
-        user: "ann".into(),
+        user: user.into(),
         events: events.collect(),
         reason: CloseReason::Events,
         lowest_open: None,
     };
     Job {
-        user: "ann".into(),
+        user: user.into(),
         topic: "in".into(),
         partition: 0,
         profile: None,
@@ -165,4 +172,53 @@ fn the_real_models_answer_comes_from_the_journal_the_second_time_and_is_the_same
         (again.summary, again.call),
         (by_model.summary, by_model.call)
     );
+}
+
+/// What the engine is asked for a job whose answers are all refused: the seeds, in order.
+fn seeds(job: Job, seed: u64) -> Vec<u64> {
+    let seen = Arc::new(std::sync::Mutex::new(Vec::new()));
+    let asked = Arc::clone(&seen);
+    let engine = Scripted::with(1, move |request, _| {
+        asked.lock().unwrap().push(request.sampling);
+        Script::Text(String::new(), Finish::Stop)
+    });
+    let drawn = Sampling::Random {
+        temperature: 0.5,
+        top_k: 0,
+        top_p: 1.0,
+        min_p: 0.0,
+        seed,
+    };
+    let config = Config {
+        sampling: drawn,
+        retry_sampling: drawn,
+        retries: 2,
+        ..config()
+    };
+    let folder = tempfile::tempdir().unwrap();
+    let summarizer = with(config, Arc::new(engine), folder.path());
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap();
+    runtime.block_on(summarizer.update(job)).unwrap();
+    let seen = seen.lock().unwrap();
+    let seed = |sampling: &Sampling| match sampling {
+        Sampling::Random { seed, .. } => *seed,
+        Sampling::Greedy => panic!("not drawn"),
+    };
+    seen.iter().map(seed).collect()
+}
+
+#[test]
+fn users_and_retries_draw_by_seeds_of_their_own_and_a_replay_by_the_same() {
+    let ann = seeds(job_of("ann"), 1);
+    // The whole window and its half, three answers each.
+    assert_eq!(ann.len(), 6);
+    assert_eq!(ann, seeds(job_of("ann"), 1));
+    let mut other = job_of("bob");
+    other.windows[0].events.skip(1);
+    let all: Vec<u64> = [ann, seeds(other, 1), seeds(job_of("ann"), 2)].concat();
+    let distinct: std::collections::BTreeSet<_> = all.iter().collect();
+    assert_eq!(distinct.len(), all.len(), "{all:?}");
 }

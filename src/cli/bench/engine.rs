@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::time::Instant;
 
 use clap::ValueEnum;
-use limn::bench::{self, Answered, Asked, EngineOptions};
+use limn::bench::{self, EngineOptions};
 use limn::engine::{self, CandleConfig};
 
 /// The model, and how it is computed.
@@ -112,25 +112,8 @@ pub struct ScoreArgs {
 }
 
 pub fn score(args: &ScoreArgs) -> anyhow::Result<()> {
-    let asked: Vec<Asked> = bench::read_lines(&args.requests)?;
-    let answered: Vec<Answered> = bench::read_lines(&args.outputs)?;
-    let mut pairs = Vec::with_capacity(answered.len());
-    for answer in answered {
-        let Some(request) = asked.iter().find(|a| a.id == answer.id) else {
-            anyhow::bail!(
-                "{}: there is no request {} in {}",
-                args.outputs.display(),
-                answer.id,
-                args.requests.display()
-            );
-        };
-        pairs.push((request.request(), answer.text));
-    }
-    let score = engine::score(&args.model.config(1), &pairs)?;
-    println!(
-        "{}",
-        serde_json::json!({"tokens": score.tokens, "mean_nll": score.mean_nll})
-    );
+    let score = bench::score(&args.model.config(1), &args.requests, &args.outputs)?;
+    println!("{}", serde_json::to_string(&score)?);
     Ok(())
 }
 

@@ -117,7 +117,8 @@ pub(crate) trait Compute {
     /// Where the computation fails.
     fn select(&mut self, x: &Self::Rows, rows: &[usize]) -> Result<Self::Rows>;
 
-    /// The index of each row's highest value: the first of equal ones.
+    /// The index of each row's highest value, the first of equal ones; [`NOTHING`](super::step::NOTHING) where that is not a
+    /// finite number.
     ///
     /// # Errors
     /// Where the computation fails.

@@ -2,6 +2,7 @@
 
 #[cfg(feature = "cuda")]
 mod cuda;
+mod memory;
 #[cfg(test)]
 mod tests;
 
@@ -10,6 +11,7 @@ use std::str::FromStr;
 
 use super::Dtype;
 use crate::engine::Error;
+pub(super) use memory::Memory;
 
 /// Where a model is computed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -117,19 +119,14 @@ fn gpu(number: usize) -> candle_core::Result<candle_core::Device> {
     Ok(device)
 }
 
-/// Bytes of memory that may be taken there, where the system tells.
-pub(super) fn free_memory(device: &candle_core::Device) -> Option<usize> {
+/// The memory that may be taken there, where the system tells.
+pub(super) fn memory(device: &candle_core::Device) -> Option<Memory> {
     match device {
+        // Nobody makes room on a GPU: what is not free there cannot be had.
         #[cfg(feature = "cuda")]
-        candle_core::Device::Cuda(device) => cuda::free_memory(device),
-        _ => processors_free_memory(),
+        candle_core::Device::Cuda(device) => {
+            cuda::free_memory(device).map(|free| Memory { free, most: free })
+        }
+        _ => memory::of_process(),
     }
-}
-
-/// Linux tells what programs may take.
-fn processors_free_memory() -> Option<usize> {
-    let text = std::fs::read_to_string("/proc/meminfo").ok()?;
-    let line = text.lines().find_map(|l| l.strip_prefix("MemAvailable:"))?;
-    let kibibytes: usize = line.split_whitespace().next()?.parse().ok()?;
-    kibibytes.checked_mul(1024)
 }

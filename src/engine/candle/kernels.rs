@@ -1,8 +1,9 @@
 //! The processor's own arithmetic: matrices, attention and the loops between them.
 //!
 //! A [`Path`] is a set of small loops for one kind of instructions (AVX-512, AVX2, none in particular). Which paths
-//! this processor has is found at run time; everything above them is the same code. All of `unsafe` in this crate's
-//! own engine lives below this module.
+//! this processor has is found at run time; everything above them is the same code. What is written to by many threads
+//! at once is lent to them as [`Shared`]: `unsafe` is here, where that is used above (`compute/cpu.rs`), and in the call that
+//! sets up a GPU (`device/cuda.rs`).
 //!
 //! Whatever the path, a row's result does not depend on the rows beside it: sums run in the same order for one row as
 //! for a thousand. So a token has the same logits alone, in a chunk of a prompt, and in the verification of a draft.
@@ -36,7 +37,7 @@ pub(crate) use line::{Buffer, Line};
 pub(crate) use matrix::{Format, Matrix};
 pub(crate) use pool::Pool;
 pub(crate) use shared::Shared;
-pub(crate) use slab::{Piece, Shelf, Slab};
+pub(crate) use slab::{NoMemory, Piece, Shelf, Slab};
 
 /// Columns of a register tile: the weights of so many outputs lie side by side.
 pub(crate) const COLUMNS: usize = 32;
@@ -112,7 +113,7 @@ pub(crate) trait Path: Send + Sync {
     fn add(&self, x: &mut [f32], y: &[f32]);
     /// Turns the pairs `(x[i], x[i + half])` by the angles whose cosines and sines are given.
     fn rotate(&self, x: &mut [f32], cosines: &[f32], sines: &[f32]);
-    /// The first of the largest values; NaN is never the largest, save that 0 is given where there is nothing else.
+    /// The first of the largest values, NaN left aside; `usize::MAX` where the largest is not a finite number.
     fn argmax(&self, x: &[f32]) -> usize;
     /// Weighs one block of scores `[rows, 32]`, the online softmax: the first `valid[row]` of a row count. The weights go to
     /// the lines `row` and `rows + row`, 0 for what does not count. Earlier sums are to be multiplied with the row's

@@ -338,3 +338,20 @@ impl Tensors for BTreeMap<String, Tensor> {
         Ok(self[name].clone())
     }
 }
+
+/// Writes an adapter of that size for a small model's first queries, in a folder.
+pub(crate) fn adapter(folder: &Path, spec: &Spec, size: f32) {
+    fs::create_dir_all(folder).unwrap();
+    let config =
+        json!({"peft_type": "LORA", "r": 2, "lora_alpha": 2, "target_modules": ["q_proj"]});
+    fs::write(folder.join("adapter_config.json"), config.to_string()).unwrap();
+    let rng = &mut fastrand::Rng::with_seed(5);
+    let queries = spec.heads * spec.head_dim;
+    let part =
+        |side| format!("base_model.model.model.layers.0.self_attn.q_proj.lora_{side}.weight");
+    let matrices = std::collections::HashMap::from([
+        (part("A"), tensor(rng, &[2, spec.hidden], size)),
+        (part("B"), tensor(rng, &[queries, 2], size)),
+    ]);
+    candle_core::safetensors::save(&matrices, folder.join("adapter_model.safetensors")).unwrap();
+}

@@ -1,14 +1,14 @@
 //! A model from its files to the thread that owns it.
 
 use std::fs::File;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::thread::available_parallelism;
 
 use candle_core::DType;
 use tokio::sync::mpsc;
 
 use super::compute::{Compute, Cpu, TensorCompute, Times};
-use super::device::{Device, free_memory};
+use super::device::{Device, Memory, memory};
 use super::draft::Policy;
 use super::kernels::Format;
 use super::load::{self, Loaded, Tensors, Wanted};
@@ -90,18 +90,11 @@ pub(super) fn build(config: &Config) -> Result<Ready, Error> {
         thinking: config.thinking,
     })?;
     let place = Place::of(config)?;
-    let mut fingerprint = blake3::Hasher::new();
-    fingerprint.update(CODE_VERSION.as_bytes());
-    fingerprint.update(config.device.kind().as_bytes());
-    fingerprint.update(place.dtype.name().as_bytes());
-    fingerprint.update(&[u8::from(config.thinking)]);
-    for file in &files {
-        fingerprint.update(file_hash(file)?.as_bytes());
-    }
+    let fingerprint = fingerprint(config, place.dtype, &files)?;
     let context = config
         .context_tokens
         .map_or(spec.context, |wanted| spec.context.min(wanted as usize));
-    let limits = limits(config, &spec, context, &place)?;
+    let limits = limits(config, &spec, context, &place, memory(&place.device))?;
     let model = place.build(config, &spec, tensors.as_mut(), &limits)?;
     Ok(Ready {
         model,
@@ -109,7 +102,7 @@ pub(super) fn build(config: &Config) -> Result<Ready, Error> {
         device: config.device,
         dtype: place.dtype,
         limits,
-        fingerprint: fingerprint.finalize().to_hex().to_string(),
+        fingerprint,
     })
 }
 
@@ -122,7 +115,7 @@ pub(super) fn open(config: &Config) -> Result<Candle, Error> {
         limits,
         fingerprint,
     } = build(config)?;
-    let longest = limits.context.min(limits.blocks * BLOCK);
+    let (longest, bound) = limits.longest();
     let mut name = file_name(&config.model);
     if let Some(adapter) = &config.adapter {
         name = format!("{name}+{}", file_name(adapter));
@@ -150,6 +143,7 @@ pub(super) fn open(config: &Config) -> Result<Candle, Error> {
             name,
             fingerprint,
             context_tokens: u32::try_from(longest).unwrap_or(u32::MAX),
+            bound,
             // A few more than it works on are made ready meanwhile.
             concurrency: limits.sequences + limits.sequences.div_ceil(4),
         },
@@ -206,27 +200,21 @@ impl Place {
         }
     }
 
-    /// Bytes of memory that the cache may choose from, where the system tells.
-    ///
-    /// # Errors
-    /// [`Error::Broken`] where a GPU has no room for the weights.
-    fn room(&self, spec: &Spec) -> Result<Option<usize>, Error> {
-        let free = free_memory(&self.device);
-        let Some(free) = free.filter(|_| !self.device.is_cpu()) else {
-            return Ok(free);
+    /// Bytes of the weights, about: what is padded, and what norms and scales take beside it, is little.
+    fn weight_bytes(&self, spec: &Spec) -> usize {
+        let bytes = |(name, shape): (String, Vec<usize>)| {
+            let numbers: usize = shape.iter().product();
+            // `Model::new` asks for 16 bits for all others.
+            let bears_8 = ["o_proj", "gate_proj", "up_proj"]
+                .iter()
+                .any(|part| name.contains(part));
+            match self.dtype {
+                Dtype::Int8 if bears_8 => numbers,
+                Dtype::Int8 | Dtype::Bf16 => numbers * 2,
+                Dtype::F32 | Dtype::Auto => numbers * 4,
+            }
         };
-        let shapes = spec.weights().into_iter().map(|(_, shape)| shape);
-        let numbers: usize = shapes.map(|s| s.iter().product::<usize>()).sum();
-        let weights = numbers * self.tensors().size_in_bytes();
-        match free.checked_sub(weights) {
-            Some(room) => Ok(Some(room)),
-            None => Err(Error::Broken {
-                reason: format!(
-                    "engine.device: the model's weights take {weights} bytes in {}, and the GPU has {free} free; give a GPU with more memory, or a smaller model",
-                    self.dtype.name()
-                ),
-            }),
-        }
+        spec.weights().into_iter().map(bytes).sum()
     }
 
     fn build(
@@ -262,26 +250,71 @@ impl Place {
     }
 }
 
-/// What the cache holds, and how much is done at once.
-fn limits(config: &Config, spec: &Spec, context: usize, place: &Place) -> Result<Limits, Error> {
+/// What the cache holds, and how much is done at once; `memory`: what there is before the weights are read.
+fn limits(
+    config: &Config,
+    spec: &Spec,
+    context: usize,
+    place: &Place,
+    memory: Option<Memory>,
+) -> Result<Limits, Error> {
     let sequences = config.concurrency.max(1);
     let each = place.bytes_per_block(spec);
+    let weights = place.weight_bytes(spec);
+    if let Some(Memory { most, .. }) = memory
+        && weights > most
+    {
+        let dtype = place.dtype.name();
+        return Err(Error::Broken {
+            reason: format!(
+                "engine.model: its weights take {weights} bytes in {dtype} (engine.dtype), and there are {most} of memory on {} within the limits set for this process; give it more, or take a smaller model or format",
+                config.device
+            ),
+        });
+    }
     let longest = context.div_ceil(BLOCK);
-    let room = place.room(spec)?;
     let blocks = match config.cache_bytes {
         Some(bytes) => usize::try_from(bytes).unwrap_or(usize::MAX) / each,
         None => {
             let wanted = longest.max(sequences * USUAL_POSITIONS / BLOCK);
-            // Half is left: to the rest of the process and of the machine, or on a GPU to what a forward holds on its way.
-            room.map_or(wanted, |room| wanted.min(room / 2 / each))
+            // What is free is an estimate: one usual request is tried even where nothing seems to be left.
+            let least = longest.min(USUAL_POSITIONS / BLOCK);
+            memory.map_or(wanted, |memory| {
+                // Half is left: to the rest of the process and of the machine, or on a GPU to what a forward holds on its way.
+                let room = memory.free.saturating_sub(weights) / 2;
+                wanted.min((room / each).max(least))
+            })
         }
     };
     if blocks == 0 {
         return Err(Error::Broken {
             reason: format!(
-                "engine.cache: there is no room for one block of {BLOCK} positions, which takes {each} bytes; give more memory, or a smaller model"
+                "engine.cache: there is no room for one block of {BLOCK} positions, which takes {each} bytes; make it larger"
             ),
         });
+    }
+    let cache = blocks.saturating_mul(each);
+    // The system may well promise it, and end the process when it is used.
+    if let Some(Memory { most, .. }) = memory
+        && config.cache_bytes.is_some()
+        && weights.saturating_add(cache) > most
+    {
+        return Err(Error::Broken {
+            reason: format!(
+                "engine.cache: {cache} bytes beside {weights} of weights cannot be had: there are {most} of memory on {} within the limits set for this process; make it smaller",
+                config.device
+            ),
+        });
+    }
+    if let Some(Memory { free, .. }) = memory
+        && weights.saturating_add(cache) > free
+    {
+        tracing::warn!(
+            weights,
+            cache,
+            free,
+            "the model's weights and its cache (engine.cache) may not fit into the memory that is free: the system may end this process when they fill"
+        );
     }
     Ok(Limits {
         blocks,
@@ -299,6 +332,19 @@ fn limits(config: &Config, spec: &Spec, context: usize, place: &Place) -> Result
     })
 }
 
+/// See [`Description::fingerprint`].
+fn fingerprint(config: &Config, dtype: Dtype, files: &[PathBuf]) -> Result<String, Error> {
+    let mut all = blake3::Hasher::new();
+    all.update(CODE_VERSION.as_bytes());
+    all.update(config.device.kind().as_bytes());
+    all.update(dtype.name().as_bytes());
+    all.update(&[u8::from(config.thinking)]);
+    for file in files {
+        all.update(file_hash(file)?.as_bytes());
+    }
+    Ok(all.finalize().to_hex().to_string())
+}
+
 fn file_name(path: &Path) -> String {
     path.file_name().map_or_else(
         || path.display().to_string(),
@@ -312,3 +358,6 @@ fn file_hash(path: &Path) -> Result<blake3::Hash, Error> {
     hasher.update_reader(file).map_err(broken(path))?;
     Ok(hasher.finalize())
 }
+
+#[cfg(test)]
+mod tests;

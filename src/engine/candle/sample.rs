@@ -8,6 +8,9 @@ pub(crate) enum Fault {
     /// NaN, or an infinity above all others.
     #[error("the model gave token {0} a logit that is not a number")]
     NotANumber(usize),
+    /// The highest logit is infinite, or all are NaN.
+    #[error("the model gave no token a likelihood that is a number")]
+    NoHighest,
     /// Every token is impossible.
     #[error("the model gave every token a probability of zero")]
     Nothing,

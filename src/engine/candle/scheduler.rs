@@ -17,7 +17,7 @@ use std::collections::VecDeque;
 use super::blocks::{Blocks, common};
 use super::draft::{Experience, Policy};
 use super::step::{Answer, BLOCK, Forward, Span, Step, Wanted};
-use crate::engine::{Error, Finish, Sampling};
+use crate::engine::{Bound, Error, Finish, Sampling};
 use plan::Part;
 use sequence::Sequence;
 
@@ -34,6 +34,18 @@ pub(crate) struct Limits {
     pub sequences: usize,
     /// When drafts are worth their rows.
     pub drafts: Policy,
+}
+
+impl Limits {
+    /// Most tokens that prompt and answer may have together, and whose limit that is: the context's, or the whole cache's.
+    pub(crate) fn longest(&self) -> (usize, Bound) {
+        let cached = self.blocks * BLOCK;
+        if cached < self.context {
+            (cached, Bound::Cache)
+        } else {
+            (self.context, Bound::Context)
+        }
+    }
 }
 
 /// What has been done since the start.
@@ -53,6 +65,8 @@ pub(crate) struct Counters {
     pub prefix_hits: u64,
     /// Sequences that had to make room and are computed again.
     pub preemptions: u64,
+    /// Tokens chosen, those that end a turn included.
+    pub chosen: u64,
 }
 
 /// What is there now.
@@ -110,18 +124,13 @@ impl Scheduler {
         }
     }
 
-    /// Most tokens that prompt and answer may have together: the context, or what the whole cache holds.
-    pub(crate) fn longest(&self) -> usize {
-        self.limits.context.min(self.limits.blocks * BLOCK)
-    }
-
     /// Takes a request. It ends exactly once, in the answer of some [`Scheduler::step`].
     ///
     /// # Errors
     /// [`Error::TooLong`] where it fits neither now nor later; [`Error::Rejected`] where there is no prompt. It is then
     /// not taken.
     pub(crate) fn submit(&mut self, request: Request) -> Result<(), Error> {
-        let longest = self.longest();
+        let (longest, bound) = self.limits.longest();
         if request.prompt.is_empty() {
             return Err(Error::Rejected {
                 reason: "the prompt is empty".to_owned(),
@@ -133,6 +142,7 @@ impl Scheduler {
                 tokens: count(request.prompt.len()),
                 answer: count(request.max_tokens),
                 context: count(longest),
+                bound,
             });
         }
         let sequence = Sequence::new(request);
@@ -251,6 +261,7 @@ impl Scheduler {
             sequence.accepted += accepted;
             self.counters.draft_rows += part.draft.len() as u64;
             self.counters.accepted += accepted as u64;
+            self.counters.chosen += chosen.len() as u64;
             sequence.learn(&mut self.experience, &chosen);
         }
         let computed = sequence.computed;

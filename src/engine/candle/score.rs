@@ -34,18 +34,19 @@ pub fn score(config: &Config, answers: &[(Request, String)]) -> Result<Score, Er
         // Stands for the end of the turn, whichever of the tokens that mean it the model likes best.
         let end = tokens.len();
         tokens.extend(chat.stops().first());
-        let longest = limits.context.min(limits.blocks * BLOCK);
+        let (longest, bound) = limits.longest();
         if tokens.len() > longest {
             let count = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
             return Err(Error::TooLong {
                 tokens: count(prompt),
                 answer: count(tokens.len() - prompt),
                 context: count(longest),
+                bound,
             });
         }
         let mut start = 0;
         while start < tokens.len() {
-            let rows = limits.step_tokens.min(tokens.len() - start);
+            let rows = limits.step_tokens.max(1).min(tokens.len() - start);
             // The row before a token of the answer says how likely it is.
             let wanted: Vec<usize> = (start..start + rows)
                 .filter(|&at| at + 1 >= prompt && at + 1 < tokens.len())

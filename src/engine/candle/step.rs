@@ -36,10 +36,13 @@ pub(crate) struct Wanted {
     pub logits: bool,
 }
 
+/// Stands for the likeliest token where the highest logit is not a finite number, so that there is none.
+pub(crate) const NOTHING: u32 = u32::MAX;
+
 /// What a wanted row said.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) enum Answer {
-    /// The likeliest token: the first of equal ones.
+    /// The likeliest token, the first of equal ones; or [`NOTHING`].
     Likeliest(u32),
     /// The logits, `[vocab]`.
     Logits(Vec<f32>),

@@ -1,4 +1,8 @@
 //! The real model: SmolLM2-135M-Instruct with the MovieLens adapter, as the demo uses it.
+
+mod exact;
+mod small;
+
 use super::*;
 use crate::engine::{Finish, Output, Sampling};
 use std::sync::OnceLock;

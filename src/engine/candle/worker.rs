@@ -1,9 +1,10 @@
 //! The thread that owns the model: takes requests as they come, steps the scheduler, and answers.
 
 use std::collections::HashMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc::error::TryRecvError;
 use tokio::sync::{mpsc, oneshot};
@@ -11,7 +12,7 @@ use tokio::sync::{mpsc, oneshot};
 use super::chat::Chat;
 use super::compute::Times;
 use super::scheduler::{Counters, End, Ended, Gauges, Limits, Request, Scheduler};
-use super::step::Forward;
+use super::step::{Answer, Forward, Step};
 use crate::engine::{Error, Output, Prepared};
 use crate::metrics;
 
@@ -56,24 +57,37 @@ pub struct Figures {
 
 /// The thread's figures, shared with those who ask.
 #[derive(Clone, Default)]
-pub(super) struct Shared(Arc<Mutex<Figures>>);
+pub(super) struct Shared(Arc<Mutex<(Figures, Gauges)>>);
 
 impl Shared {
     pub(super) fn read(&self) -> Figures {
-        *self.lock()
+        self.lock().0
     }
 
-    fn lock(&self) -> MutexGuard<'_, Figures> {
+    /// Sets the gauges as they were told last.
+    #[allow(clippy::cast_precision_loss)] // gauges are floats
+    pub(super) fn show(&self) {
+        use ::metrics::gauge;
+        let gauges = self.lock().1;
+        gauge!(metrics::ENGINE_BATCH).set(gauges.running as f64);
+        let free = gauges.blocks - gauges.blocks_in_use - gauges.blocks_cached;
+        for (state, blocks) in [
+            ("used", gauges.blocks_in_use),
+            ("cached", gauges.blocks_cached),
+            ("free", free),
+        ] {
+            gauge!(metrics::ENGINE_CACHE_BLOCKS, "state" => state).set(blocks as f64);
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, (Figures, Gauges)> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn tell(&self, counters: Counters) {
-        let mut figures = self.lock();
-        let first = figures.first_token.or_else(|| {
-            // A step that completes a prompt gives its first token; the first step with a decode is behind one.
-            (counters.decode_rows > 0).then(Instant::now)
-        });
-        *figures = Figures {
+    fn tell(&self, counters: Counters, gauges: Gauges) {
+        let mut told = self.lock();
+        let first = || (counters.chosen > 0).then(Instant::now);
+        let figures = Figures {
             steps: counters.steps,
             prefill_rows: counters.prefill_rows,
             decode_rows: counters.decode_rows,
@@ -81,8 +95,9 @@ impl Shared {
             accepted: counters.accepted,
             cached_tokens: counters.prefix_hits,
             preemptions: counters.preemptions,
-            first_token: first,
+            first_token: told.0.first_token.or_else(first),
         };
+        *told = (figures, gauges);
     }
 }
 
@@ -93,7 +108,7 @@ struct Open {
     began: Instant,
 }
 
-/// Runs until nobody can ask any more.
+/// Runs until nobody can ask any more, or the model panics: whoever waits for an answer then has an error.
 pub(super) fn run(
     mut model: impl Timed,
     limits: Limits,
@@ -101,15 +116,40 @@ pub(super) fn run(
     mut inbox: mpsc::Receiver<Work>,
     shared: &Shared,
 ) {
-    let mut scheduler = Scheduler::new(limits, chat.stops().to_vec());
     let mut open = HashMap::new();
+    // Nothing of what the panic may have left half done is used again.
+    let served = catch_unwind(AssertUnwindSafe(|| {
+        serve(&mut model, limits, chat, &mut inbox, shared, &mut open);
+    }));
+    if served.is_err() {
+        // What the panic said is on standard error, and stays out of the log: it may quote the texts that it was about.
+        tracing::error!("the model's thread has panicked and ends; standard error has its message");
+        for (_, open) in open {
+            // Whoever asked may have gone meanwhile.
+            let _ = open.reply.send(Err(Error::Broken {
+                reason: "the model's thread has panicked; its message is on standard error"
+                    .to_owned(),
+            }));
+        }
+    }
+}
+
+fn serve(
+    model: &mut impl Timed,
+    limits: Limits,
+    chat: &Chat,
+    inbox: &mut mpsc::Receiver<Work>,
+    shared: &Shared,
+    open: &mut HashMap<u64, Open>,
+) {
+    let mut scheduler = Scheduler::new(limits, chat.stops().to_vec());
     let mut next = 0;
     let mut told = Counters::default();
+    shared.tell(told, scheduler.gauges());
     loop {
         // What waits beyond this waits in the channel: the scheduler needs no more to choose from.
         while scheduler.gauges().waiting < limits.sequences {
             let work = if scheduler.is_idle() {
-                tell_gauges(scheduler.gauges());
                 match inbox.blocking_recv() {
                     Some(work) => work,
                     None => return,
@@ -121,18 +161,43 @@ pub(super) fn run(
                 }
             };
             next += 1;
-            take(work, next, &mut scheduler, &mut open);
+            take(work, next, &mut scheduler, open);
         }
-        for Ended { id, end } in scheduler.step(&mut model) {
+        let began = Instant::now();
+        let mut watched = Watched { model, pass: None };
+        let ended = scheduler.step(&mut watched);
+        if let Some((entered, left)) = watched.pass {
+            tell_times(entered - began, left.elapsed(), model.times());
+        }
+        let counters = scheduler.counters();
+        tell_step(&told, &counters);
+        // Before the answers: whoever has the last of them may ask for the figures at once.
+        shared.tell(counters, scheduler.gauges());
+        told = counters;
+        for Ended { id, end } in ended {
             if let Some(open) = open.remove(&id) {
                 answer(open, end, chat);
             }
         }
-        let counters = scheduler.counters();
-        tell_step(&told, &counters, model.times());
-        tell_gauges(scheduler.gauges());
-        shared.tell(counters);
-        told = counters;
+    }
+}
+
+/// Notes when the forward pass began and when it ended.
+struct Watched<'a, F> {
+    model: &'a mut F,
+    pass: Option<(Instant, Instant)>,
+}
+
+impl<F: Forward> Forward for Watched<'_, F> {
+    fn step(&mut self, step: &Step) -> Result<Vec<Answer>, Error> {
+        let began = Instant::now();
+        let answers = self.model.step(step);
+        self.pass = Some((began, Instant::now()));
+        answers
+    }
+
+    fn copy_block(&mut self, from: u32, to: u32) -> Result<(), Error> {
+        self.model.copy_block(from, to)
     }
 }
 
@@ -183,7 +248,7 @@ fn answer(open: Open, end: End, chat: &Chat) {
     let _ = open.reply.send(result);
 }
 
-fn tell_step(before: &Counters, now: &Counters, times: Times) {
+fn tell_step(before: &Counters, now: &Counters) {
     use ::metrics::counter;
     counter!(metrics::ENGINE_STEPS).increment(now.steps - before.steps);
     for (phase, count) in [
@@ -196,25 +261,19 @@ fn tell_step(before: &Counters, now: &Counters, times: Times) {
     counter!(metrics::ENGINE_DRAFTS_ACCEPTED).increment(now.accepted - before.accepted);
     counter!(metrics::ENGINE_PREFIX_TOKENS).increment(now.prefix_hits - before.prefix_hits);
     counter!(metrics::ENGINE_PREEMPTIONS).increment(now.preemptions - before.preemptions);
+}
+
+/// Tells where the time of a step with a forward pass went: before the pass, behind it, and in its parts.
+fn tell_times(schedule: Duration, sample: Duration, times: Times) {
+    let mut parts = vec![("schedule", schedule), ("sample", sample)];
     // A GPU computes while its next work is handed to it: nothing is known of its parts, and zeros would be wrong.
-    if times == Times::default() {
-        return;
+    if times != Times::default() {
+        parts.extend(times.parts());
     }
-    for (part, time) in times.parts() {
+    for (part, time) in parts {
         ::metrics::histogram!(metrics::ENGINE_STEP_SECONDS, "part" => part).record(time);
     }
 }
 
-#[allow(clippy::cast_precision_loss)] // gauges are floats
-fn tell_gauges(gauges: Gauges) {
-    use ::metrics::gauge;
-    gauge!(metrics::ENGINE_BATCH).set(gauges.running as f64);
-    let free = gauges.blocks - gauges.blocks_in_use - gauges.blocks_cached;
-    for (state, blocks) in [
-        ("used", gauges.blocks_in_use),
-        ("cached", gauges.blocks_cached),
-        ("free", free),
-    ] {
-        gauge!(metrics::ENGINE_CACHE_BLOCKS, "state" => state).set(blocks as f64);
-    }
-}
+#[cfg(test)]
+mod tests;

@@ -60,6 +60,7 @@ impl Flow<'_> {
             metrics::OLDEST_UNFOLDED_EVENT_AGE_SECONDS,
             oldest.as_secs_f64(),
         );
+        self.parts.engine.show();
         set(metrics::PAUSED, f64::from(u8::from(self.paused)));
         for (number, partition) in &self.partitions {
             let label = number.to_string();

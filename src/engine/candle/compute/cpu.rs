@@ -92,7 +92,8 @@ impl Cpu {
             max_rows,
             angles: Angles::new(spec.rotary_frequencies()),
             turns: Turns::default(),
-            cache: Cache::new(heads, spec.layers, blocks, halves(format)),
+            cache: Cache::new(heads, spec.layers, blocks, halves(format))
+                .map_err(|e| Error::msg(format!("engine.cache: {e}; make it smaller")))?,
             attention: Attention::default(),
             packed: Activations::default(),
             spare: Spare::default(),
@@ -213,7 +214,7 @@ impl Compute for Cpu {
             (Format::Int8, Precision::Fine) => Format::Bf16,
             (format, _) => format,
         };
-        let mut matrix = Matrix::zeros(&self.shelf, format, n, k);
+        let mut matrix = Matrix::zeros(&self.shelf, format, n, k).map_err(Error::wrap)?;
         let mut row = 0;
         for part in parts {
             with_values(part, |values| {

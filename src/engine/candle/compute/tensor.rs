@@ -1,15 +1,15 @@
-//! The operations by candle's own tensors: on CUDA, on processors without kernels of ours, and as the reference of ours.
+//! The operations by candle's own tensors: what a GPU runs, and in the tests a reference for the kernels of this crate.
 
 mod groups;
 #[cfg(test)]
 mod tests;
 
-use candle_core::{D, DType, Device, Result, Tensor, bail};
+use candle_core::{D, DType, Device, Error, Result, Tensor, bail};
 use candle_nn::{ops, rotary_emb};
 
 use super::{Compute, Precision};
 use crate::engine::candle::spec::Spec;
-use crate::engine::candle::step::{BLOCK, Step};
+use crate::engine::candle::step::{BLOCK, NOTHING, Step};
 use groups::Group;
 
 /// candle's tensors on a device, with the paged cache beside them.
@@ -55,7 +55,12 @@ impl TensorCompute {
         let empty = || Tensor::zeros((blocks * BLOCK, width), dtype, device);
         let cache = (0..spec.layers)
             .map(|_| Ok((empty()?, empty()?)))
-            .collect::<Result<_>>()?;
+            .collect::<Result<_>>()
+            .map_err(|e| {
+                Error::msg(format!(
+                    "engine.cache: {blocks} blocks of {BLOCK} positions cannot be had ({e}); make it smaller"
+                ))
+            })?;
         let frequencies = spec.rotary_frequencies();
         #[allow(clippy::cast_precision_loss)] // positions are far below 2^24
         let angles: Vec<f32> = (0..context)
@@ -252,12 +257,18 @@ impl Compute for TensorCompute {
     fn likeliest(&mut self, logits: &Tensor) -> Result<Vec<u32>> {
         // On a GPU candle's argmax gives any of equal values, and in 16 bits the highest are often equal.
         let logits = logits.to_dtype(DType::F32)?;
-        logits
-            .broadcast_eq(&logits.max_keepdim(D::Minus1)?)?
+        let highest = logits.max_keepdim(D::Minus1)?;
+        let tokens = logits
+            .broadcast_eq(&highest)?
             .to_dtype(DType::F32)?
             .broadcast_mul(&self.falling)?
             .argmax(D::Minus1)?
-            .to_vec1::<u32>()
+            .to_vec1::<u32>()?;
+        let highest = highest.flatten_all()?.to_vec1::<f32>()?;
+        let sound = |(token, highest): (u32, f32)| {
+            if highest.is_finite() { token } else { NOTHING }
+        };
+        Ok(tokens.into_iter().zip(highest).map(sound).collect())
     }
 
     fn logits(&mut self, logits: &Tensor, row: usize) -> Result<Vec<f32>> {

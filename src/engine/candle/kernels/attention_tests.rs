@@ -69,7 +69,7 @@ impl Case {
         dirt: f32,
     ) -> Vec<Vec<f32>> {
         let pool = Pool::new(threads).unwrap();
-        let mut cache = Cache::new(self.heads, 2, BLOCKS, self.halves);
+        let mut cache = Cache::new(self.heads, 2, BLOCKS, self.halves).unwrap();
         dirty(&mut cache, path, dirt);
         let mut attention = Attention::default();
         let mut done = vec![0; self.sequences.len()];
@@ -360,7 +360,7 @@ fn blocks_that_are_missing_or_written_twice_are_refused_and_named() {
         kv: 1,
         dim: 8,
     };
-    let cache = Cache::new(heads, 1, 4, true);
+    let cache = Cache::new(heads, 1, 4, true).unwrap();
     let begin = |runs: &[(usize, [u32; 2])]| {
         let runs = runs.iter().enumerate();
         let runs = runs.map(|(row, &(start, blocks))| Run {
@@ -401,7 +401,7 @@ fn a_copied_block_is_the_same_in_every_layer() {
         dim: 40,
     };
     for halves in [false, true] {
-        let mut cache = Cache::new(heads, 2, BLOCKS, halves);
+        let mut cache = Cache::new(heads, 2, BLOCKS, halves).unwrap();
         dirty(&mut cache, paths()[0], 3.0);
         let (keys, values) = (vec![5.0; 40], vec![7.0; 40]);
         for layer in 0..2 {

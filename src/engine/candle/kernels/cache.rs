@@ -1,6 +1,6 @@
 //! The keys and values of all sequences, in blocks of positions.
 
-use super::{COLUMNS, Line, Path, Shared, Slab};
+use super::{COLUMNS, Line, NoMemory, Path, Shared, Slab};
 
 /// Positions in a block.
 pub(crate) const POSITIONS: usize = COLUMNS;
@@ -45,15 +45,23 @@ pub(crate) struct Cache {
 
 impl Cache {
     /// An empty cache; its memory is taken up as it is written. In half precision or in f32.
-    pub(crate) fn new(heads: Heads, layers: usize, blocks: usize, halves: bool) -> Self {
-        let lines = layers * blocks * heads.kv * Self::head_lines(heads, halves);
-        Self {
+    ///
+    /// # Errors
+    /// Where there is no memory for it.
+    pub(crate) fn new(
+        heads: Heads,
+        layers: usize,
+        blocks: usize,
+        halves: bool,
+    ) -> Result<Self, NoMemory> {
+        let lines = (layers * heads.kv * Self::head_lines(heads, halves)).saturating_mul(blocks);
+        Ok(Self {
             heads,
             blocks,
             layers,
             halves,
-            lines: Slab::zeros(lines),
-        }
+            lines: Slab::zeros(lines)?,
+        })
     }
 
     /// Lines of the keys and values of one head in one block.

@@ -128,7 +128,12 @@ pub(super) fn argmax(x: &[f32]) -> usize {
         };
     }
     let largest = largest.into_iter().fold(f32::NEG_INFINITY, f32::max);
-    x.iter().position(|&value| value == largest).unwrap_or(0)
+    if !largest.is_finite() {
+        return usize::MAX;
+    }
+    x.iter()
+        .position(|&value| value == largest)
+        .unwrap_or(usize::MAX)
 }
 
 /// See [`super::Path::hadamard`]: six stages of one shape, each of sums and differences of the two halves, side by side.

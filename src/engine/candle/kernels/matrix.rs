@@ -1,7 +1,7 @@
 //! Weights, packed for the register tiles.
 
 use super::half::bf16_from;
-use super::{COLUMNS, INT8_LINES, Line, Path, Piece, Pool, SCALED, Shared, Shelf};
+use super::{COLUMNS, INT8_LINES, Line, NoMemory, Path, Piece, Pool, SCALED, Shared, Shelf};
 
 /// The number format of weights.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -54,7 +54,8 @@ impl Matrix {
         parts: &[(&[f32], usize)],
         k: usize,
     ) -> Self {
-        let mut matrix = Self::zeros(shelf, format, parts.iter().map(|part| part.1).sum(), k);
+        let n = parts.iter().map(|part| part.1).sum();
+        let mut matrix = Self::zeros(shelf, format, n, k).unwrap();
         let mut row = 0;
         for &(weights, rows) in parts {
             assert_eq!(weights.len(), rows * k);
@@ -66,17 +67,25 @@ impl Matrix {
 
     /// All weights 0.
     ///
+    /// # Errors
+    /// Where there is no memory for them.
+    ///
     /// # Panics
     /// Where `k` is 0.
-    pub(crate) fn zeros(shelf: &Shelf, format: Format, n: usize, k: usize) -> Self {
+    pub(crate) fn zeros(
+        shelf: &Shelf,
+        format: Format,
+        n: usize,
+        k: usize,
+    ) -> Result<Self, NoMemory> {
         assert!(k > 0);
         let blocks = n.div_ceil(COLUMNS) * k.div_ceil(SCALED);
-        Self {
+        Ok(Self {
             format,
             n,
             k,
-            lines: shelf.take(blocks * format.block_lines()),
-        }
+            lines: shelf.take(blocks * format.block_lines())?,
+        })
     }
 
     /// Packs the weights of outputs from `row` on, `k` for each.

@@ -1,6 +1,6 @@
 //! Large pieces of zeroed memory.
 
-use std::alloc::{Layout, alloc_zeroed, dealloc, handle_alloc_error};
+use std::alloc::{Layout, alloc_zeroed, dealloc};
 use std::ops::{Deref, DerefMut};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -8,6 +8,14 @@ use super::Line;
 
 /// The size of a huge page.
 const HUGE: usize = 2 << 20;
+
+/// There is not so much memory to be had.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("{bytes} bytes of memory cannot be had")]
+pub(crate) struct NoMemory {
+    /// How much was wanted; the most that can be written where it is more.
+    pub bytes: usize,
+}
 
 /// Lines that are zero at first, and become memory only when they are written. Large ones ask for huge pages: weights
 /// and caches are read from end to end, and small pages cost a tenth of the memory's speed.
@@ -27,12 +35,10 @@ unsafe impl Sync for Slab {}
 impl Slab {
     /// So many zero lines.
     ///
-    /// # Panics
-    /// Where the size overflows. Aborts where there is no memory, like a Vec.
-    pub(crate) fn zeros(len: usize) -> Self {
-        let bytes = len
-            .checked_mul(size_of::<Line>())
-            .expect("a slab within the address space");
+    /// # Errors
+    /// [`NoMemory`] where the system has not so much to give, or an address cannot reach so far.
+    pub(crate) fn zeros(len: usize) -> Result<Self, NoMemory> {
+        let bytes = len.saturating_mul(size_of::<Line>());
         let align = if bytes >= HUGE {
             HUGE
         } else {
@@ -40,25 +46,23 @@ impl Slab {
         };
         // Room to begin at a multiple of `align` by hand: asked for more than the usual alignment, the allocator would
         // fill in the zeros itself, and so take up all of the memory at once.
-        let layout = bytes
-            .checked_add(align)
-            .and_then(|size| Layout::from_size_align(size, 16).ok())
-            .expect("a slab within the address space");
+        let layout = Layout::from_size_align(bytes.saturating_add(align), 16)
+            .map_err(|_| NoMemory { bytes })?;
         // SAFETY: the layout's size is not 0, as `align` is not.
         let memory = unsafe { alloc_zeroed(layout) };
         if memory.is_null() {
-            handle_alloc_error(layout);
+            return Err(NoMemory { bytes });
         }
         let start = memory.wrapping_add(memory.align_offset(align));
         if align == HUGE {
             advise(start, bytes);
         }
-        Self {
+        Ok(Self {
             memory,
             layout,
             start: start.cast(),
             len,
-        }
+        })
     }
 }
 
@@ -109,17 +113,20 @@ impl Shelf {
     const LINES: usize = 16 * HUGE / size_of::<Line>();
 
     /// So many zero lines.
-    pub(crate) fn take(&self, len: usize) -> Piece {
+    ///
+    /// # Errors
+    /// As [`Slab::zeros`].
+    pub(crate) fn take(&self, len: usize) -> Result<Piece, NoMemory> {
         if len > Self::LINES / 2 {
-            return Piece::of(Arc::new(Slab::zeros(len)), 0, len);
+            return Ok(Piece::of(Arc::new(Slab::zeros(len)?), 0, len));
         }
         let mut open = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let (slab, used) = match open.take() {
             Some((slab, used)) if slab.len - used >= len => (slab, used),
-            _ => (Arc::new(Slab::zeros(Self::LINES)), 0),
+            _ => (Arc::new(Slab::zeros(Self::LINES)?), 0),
         };
         *open = Some((Arc::clone(&slab), used + len));
-        Piece::of(slab, used, len)
+        Ok(Piece::of(slab, used, len))
     }
 }
 
@@ -171,7 +178,7 @@ mod tests {
     #[test]
     fn lines_are_zero_aligned_and_writable_to_the_end() {
         for len in [0, 1, 7, HUGE / 64 - 1, HUGE / 64, 3 * HUGE / 64 + 5] {
-            let mut slab = Slab::zeros(len);
+            let mut slab = Slab::zeros(len).unwrap();
             assert_eq!(slab.len(), len);
             assert_eq!(slab.as_ptr().align_offset(64), 0);
             assert!(slab.iter().all(|line| *line == Line::ZERO));
@@ -181,11 +188,21 @@ mod tests {
     }
 
     #[test]
+    fn memory_that_is_not_there_is_an_error_that_says_how_much() {
+        // More than 47 bits of addresses, more than an object may have, more than a size can say.
+        for len in [1 << 50, 1 << 57, usize::MAX] {
+            let bytes = len.saturating_mul(64);
+            assert_eq!(Slab::zeros(len).err(), Some(NoMemory { bytes }));
+            assert_eq!(Shelf::default().take(len).err(), Some(NoMemory { bytes }));
+        }
+    }
+
+    #[test]
     fn pieces_of_a_shelf_are_zero_and_apart() {
         let shelf = Shelf::default();
         let mut pieces: Vec<Piece> = [5, 0, Shelf::LINES / 2, 7, Shelf::LINES / 2, Shelf::LINES, 3]
             .into_iter()
-            .map(|len| shelf.take(len))
+            .map(|len| shelf.take(len).unwrap())
             .collect();
         drop(shelf);
         for (i, piece) in pieces.iter_mut().enumerate() {

@@ -3,8 +3,8 @@
 use super::loops::loops;
 use crate::engine::candle::blocks::Table;
 use crate::engine::candle::draft::{Drafter, Experience, Policy, Room};
-use crate::engine::candle::sample;
-use crate::engine::candle::step::Answer;
+use crate::engine::candle::sample::{self, Fault};
+use crate::engine::candle::step::{Answer, NOTHING};
 use crate::engine::{Error, Finish, Sampling};
 
 /// What the scheduler is asked.
@@ -142,16 +142,16 @@ impl Sequence {
     }
 
     fn choose(&self, answer: &Answer) -> Result<u32, Error> {
-        match answer {
+        let token = match answer {
+            Answer::Likeliest(NOTHING) => Err(Fault::NoHighest),
             Answer::Likeliest(token) => Ok(*token),
             Answer::Logits(logits) => {
-                let n = self.answer().len();
-                let token = sample::choose(&self.request.sampling, n, logits);
-                token.map_err(|fault| Error::Broken {
-                    reason: fault.to_string(),
-                })
+                sample::choose(&self.request.sampling, self.answer().len(), logits)
             }
-        }
+        };
+        token.map_err(|fault| Error::Broken {
+            reason: fault.to_string(),
+        })
     }
 
     /// Lets the drafts learn from the tokens chosen in the last step.

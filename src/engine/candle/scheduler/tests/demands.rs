@@ -228,7 +228,6 @@ fn what_can_never_fit_is_refused_by_name() {
         blocks: 4,
         ..limits()
     });
-    assert_eq!(scheduler.longest(), 128);
     let error = scheduler.submit(request(0, text(1, 100), 29)).unwrap_err();
     assert!(
         matches!(
@@ -236,11 +235,13 @@ fn what_can_never_fit_is_refused_by_name() {
             Error::TooLong {
                 tokens: 100,
                 answer: 29,
-                context: 128
+                context: 128,
+                bound: Bound::Cache,
             }
         ),
         "{error}"
     );
+    assert!(error.to_string().contains("engine.cache"), "{error}");
     scheduler.submit(request(1, text(1, 100), 28)).unwrap();
     let error = scheduler.submit(request(2, Vec::new(), 1)).unwrap_err();
     assert!(error.to_string().contains("the prompt is empty"), "{error}");
@@ -249,7 +250,14 @@ fn what_can_never_fit_is_refused_by_name() {
         ..limits()
     };
     let error = Scheduler::new(short, vec![STOP]).submit(request(3, text(1, 50), 1));
-    assert!(matches!(error, Err(Error::TooLong { context: 50, .. })));
+    assert!(matches!(
+        error,
+        Err(Error::TooLong {
+            context: 50,
+            bound: Bound::Context,
+            ..
+        })
+    ));
     let endless = request(4, text(1, 50), usize::MAX);
     assert!(scheduler.submit(endless).is_err());
 }
@@ -375,6 +383,22 @@ fn logits_that_are_not_numbers_end_their_own_request_by_name() {
     let ended = all(&mut scheduler, &mut fake);
     assert!(
         matches!(&ended[0].end, End::Failed(Error::Broken { reason }) if reason.contains("token 3 a logit that is not a number"))
+    );
+    assert_eq!(done(&ended[1].end).tokens.len(), 1);
+}
+
+#[test]
+fn likeliest_tokens_of_logits_that_are_not_numbers_end_their_own_request_too() {
+    let (mut scheduler, mut fake) = scheduler(limits());
+    fake.poison = Some(39);
+    for (id, last) in [(0, 39), (1, 38)] {
+        let mut prompt = text(id as u32, 10);
+        prompt.push(last);
+        scheduler.submit(request(id, prompt, 1)).unwrap();
+    }
+    let ended = all(&mut scheduler, &mut fake);
+    assert!(
+        matches!(&ended[0].end, End::Failed(Error::Broken { reason }) if reason.contains("no token a likelihood"))
     );
     assert_eq!(done(&ended[1].end).tokens.len(), 1);
 }

@@ -110,7 +110,7 @@ fn run(limits: Limits, cases: &[Case], fails_at: Option<usize>) -> Result<(), Te
         prop_assert!(now < bound, "no end after {} steps", now);
         for (id, case) in cases.iter().enumerate().filter(|(_, c)| c.arrives == now) {
             let flag = flags[id].clone();
-            let fits = case.prompt.len() + case.max_tokens <= scheduler.longest();
+            let fits = case.prompt.len() + case.max_tokens <= scheduler.limits.longest().0;
             let result = scheduler.submit(Request {
                 id: id as u64,
                 prompt: case.prompt.clone(),
