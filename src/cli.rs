@@ -7,6 +7,7 @@ mod load;
 mod profile;
 mod run;
 mod topics;
+mod verify;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -35,6 +36,7 @@ enum Command {
     Topics(topics::Args),
     Load(load::Args),
     Profile(profile::Args),
+    Verify(verify::Args),
     Bench(bench::Args),
 }
 
@@ -73,6 +75,7 @@ pub fn run() -> ExitCode {
         Command::Topics(args) => topics::run(&args),
         Command::Load(args) => load::run(&args),
         Command::Profile(args) => profile::run(&args),
+        Command::Verify(args) => verify::run(&args),
         Command::Bench(args) => bench::run(&args),
     };
     match result {

@@ -25,4 +25,5 @@ pub mod summarize;
 pub mod telemetry;
 pub mod text;
 pub mod topics;
+pub mod verify;
 pub mod window;

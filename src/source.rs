@@ -11,7 +11,7 @@ pub use ends::Ends;
 pub use kafka::{Kafka, Paused};
 pub use raw::{Counted, count};
 pub use reach::reach;
-pub use restore::{Back, Restored, Wanted, partitions, restore};
+pub use restore::{Back, Restored, Wanted, bounds, committed, partitions, restore};
 
 use std::sync::mpsc::SyncSender;
 use std::time::Duration;

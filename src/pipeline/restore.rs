@@ -70,6 +70,7 @@ pub(super) fn restore(
              offset,
              end,
              record,
+             ..
          }| {
             read.increment(1);
             if topic == config.topics.checkpoints {

@@ -303,7 +303,7 @@ impl<D: Send + 'static, F: FnMut(i32, i64, Option<i64>, Record) -> D> Reader<D, 
             Some(Flow::Open(next)) if offset >= *next => *next = offset + 1,
             _ => return false,
         }
-        let timestamp_ms = message.timestamp().to_millis().filter(|&ms| ms > 0);
+        let timestamp_ms = timestamp_ms(message);
         let decoded = (self.decode)(partition, offset, timestamp_ms, record(message));
         state.batch.push(Read {
             partition,
@@ -431,6 +431,11 @@ impl<D: Send + 'static, F: FnMut(i32, i64, Option<i64>, Record) -> D> Reader<D, 
 }
 
 /// The record's own bytes, copied out of librdkafka's buffer.
+/// Kafka's timestamp; 0 and less are unset.
+pub(super) fn timestamp_ms(message: &BorrowedMessage<'_>) -> Option<i64> {
+    message.timestamp().to_millis().filter(|&ms| ms > 0)
+}
+
 pub(super) fn record(message: &BorrowedMessage<'_>) -> Record {
     // rdkafka panics on a header whose name is not UTF-8. One such record must not stop the stream: it goes on without
     // its headers, and says so in one of ours.

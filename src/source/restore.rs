@@ -12,7 +12,7 @@ use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use rdkafka::types::RDKafkaRespErr;
 
 use super::Error;
-use super::kafka::record;
+use super::kafka::{record, timestamp_ms};
 use crate::event::Record;
 
 /// A partition to read.
@@ -46,6 +46,8 @@ pub struct Back<'a> {
     pub offset: i64,
     /// Where the reading of the partition will end.
     pub end: i64,
+    /// Kafka's timestamp in milliseconds since the Unix epoch; `None` where it is unset (0 or less).
+    pub timestamp_ms: Option<i64>,
     /// The record itself.
     pub record: Record,
 }
@@ -130,6 +132,7 @@ pub fn restore<E: From<Error>>(
                         partition,
                         offset,
                         end: ends.get(&partition).copied().unwrap_or(offset + 1),
+                        timestamp_ms: timestamp_ms(&message),
                         record: record(&message),
                     })?;
                     if let Some(r) = done.get_mut(&(topic.to_owned(), partition)) {
@@ -234,6 +237,56 @@ pub(super) fn count<C: ConsumerContext>(
             reason: RDKafkaErrorCode::from(error).to_string(),
         }),
     }
+}
+
+/// The oldest offset and the end of each of a topic's partitions, as a `read_committed` consumer sees them.
+///
+/// # Errors
+/// [`Error::MissingTopic`] where there is no such topic, [`Error::Kafka`] where the brokers do not answer.
+pub fn bounds(
+    properties: &[(String, String)],
+    group: &str,
+    topic: &str,
+    wait: Duration,
+) -> Result<BTreeMap<i32, (i64, i64)>, Error> {
+    let client = client(properties, group, "read_committed")?;
+    let bounds = (0..count(&client, topic, wait)?).map(|partition| {
+        let bounds = client.fetch_watermarks(topic, partition, wait);
+        let doing = format!("asking for the ends of {topic}[{partition}]");
+        Ok((partition, bounds.map_err(Error::kafka(doing))?))
+    });
+    bounds.collect()
+}
+
+/// The offsets that the group has committed of a topic's first `partitions` partitions, as stable: what a transaction under
+/// way commits is waited for. A partition without one is left out.
+///
+/// # Errors
+/// [`Error::Kafka`] where the brokers do not answer within `wait`, or do not allow it.
+pub fn committed(
+    properties: &[(String, String)],
+    group: &str,
+    topic: &str,
+    partitions: i32,
+    wait: Duration,
+) -> Result<BTreeMap<i32, i64>, Error> {
+    let mut asked = TopicPartitionList::new();
+    for partition in 0..partitions {
+        asked.add_partition(topic, partition);
+    }
+    let answer = client(properties, group, "read_committed")?
+        .committed_offsets(asked, wait)
+        .map_err(Error::kafka(format!(
+            "fetching the offsets of group {group}"
+        )))?;
+    let elements = answer.elements();
+    let offsets = elements.iter().filter_map(|element| {
+        let Offset::Offset(offset) = element.offset() else {
+            return None;
+        };
+        Some((element.partition(), offset))
+    });
+    Ok(offsets.collect())
 }
 
 /// A consumer that joins no group: it reads what it is assigned.

@@ -16,7 +16,7 @@ use rdkafka::client::{ClientContext, DefaultClientContext};
 use rdkafka::config::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::KafkaError;
-use rdkafka::message::{DeliveryResult, Headers as _, Message as _};
+use rdkafka::message::{DeliveryResult, Headers as _, Message as _, ToBytes};
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer, ProducerContext};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 
@@ -201,7 +201,12 @@ impl Broker {
     }
 
     /// Produces records with `acks=all`; returns their offsets.
-    pub fn produce_all(&self, topic: &str, partition: i32, records: &[(&str, &str)]) -> Vec<i64> {
+    pub fn produce_all<V: ToBytes + ?Sized>(
+        &self,
+        topic: &str,
+        partition: i32,
+        records: &[(&str, &V)],
+    ) -> Vec<i64> {
         let producer: BaseProducer<Acks> = self
             .client()
             .set("acks", "all")

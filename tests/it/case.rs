@@ -6,15 +6,14 @@ use std::path::PathBuf;
 use std::process::{Child, Command, Output, Stdio};
 use std::time::Duration;
 
-use limn::checkpoint::OffsetSet;
-use limn::codec::{self, Partitioner};
-use limn::engine::Positions;
+use limn::codec::{self, Format, JsonMapping, Partitioner};
+use limn::verify::{self, Report};
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::KafkaError;
 use rdkafka::message::{Headers, Message};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 
-use crate::broker::{self, Broker, eventually, unique};
+use crate::broker::{self, Broker, DEADLINE, eventually, unique};
 
 pub const PARTITIONS: i32 = 3;
 
@@ -277,64 +276,49 @@ impl<'a> Case<'a> {
         records
     }
 
-    /// Guarantees 1 and 2, as a `read_committed` consumer sees them: what is folded, without a repeat or a gap.
-    pub fn verify(&self) -> BTreeMap<i32, OffsetSet> {
-        let mut last: BTreeMap<String, codec::proto::ProfileChange> = BTreeMap::new();
-        for record in self.read("changes") {
-            let change = codec::decode_change(&record.value.unwrap()).unwrap();
-            let before = last.get(&change.user_id);
-            assert_eq!(
-                change.version,
-                before.map_or(0, |c| c.version) + 1,
-                "{}",
-                change.user_id
-            );
-            assert_eq!(change.previous_version + 1, change.version);
-            assert_eq!(change.before, before.map_or("", |c| c.after.as_str()));
-            last.insert(change.user_id.clone(), change);
+    /// What `limn verify` looks at.
+    pub fn verify_options(&self, drained: bool) -> verify::Options {
+        let properties = [("bootstrap.servers".to_owned(), self.broker.servers())];
+        verify::Options {
+            properties: properties.to_vec(),
+            group: self.input.clone(),
+            input: self.input.clone(),
+            changes: self.topic("changes"),
+            profiles: self.topic("profiles"),
+            checkpoints: self.topic("checkpoints"),
+            dead_letters: self.topic("dead"),
+            codec: codec::Config {
+                format: Format::Json(Box::new(JsonMapping {
+                    user: Some("/user".to_owned()),
+                    time: Some("/time".to_owned()),
+                    ..JsonMapping::default()
+                })),
+                max_text_bytes: 16 << 10,
+                max_event_bytes: 1 << 20,
+            },
+            drained,
+            latest: false,
+            timeout: DEADLINE,
         }
-        let mut states = BTreeMap::new();
-        for record in self.read("profiles") {
-            let state = codec::decode_state(&record.value.unwrap()).unwrap();
-            assert_eq!(
-                Partitioner::Murmur2.partition(state.user_id.as_bytes(), PARTITIONS),
-                Some(record.partition)
-            );
-            states.insert(state.user_id.clone(), state);
-        }
-        let mut all: BTreeMap<i32, OffsetSet> = BTreeMap::new();
-        for (user, change) in &last {
-            let state = &states[user];
-            assert_eq!(
-                (state.version, &state.summary),
-                (change.version, &change.after)
-            );
-            let mine = Positions::parse(&state.summary).unwrap();
-            assert!(
-                mine.repeated.is_empty(),
-                "folded twice: {:?}",
-                mine.repeated
-            );
-            for (partition, folded) in mine.folded {
-                let sum = all.entry(partition).or_default();
-                for offset in folded.runs().flat_map(|(first, end)| first..end) {
-                    assert!(
-                        !sum.contains(offset),
-                        "in two profiles: {partition}:{offset}"
-                    );
-                    sum.insert(offset);
-                }
-            }
-        }
-        all
+    }
+
+    /// All guarantees that the topics tell of, as a `read_committed` consumer sees them; all of the input is worked off.
+    pub fn verify(&self) -> Report {
+        let report = verify::verify(&self.verify_options(true), &mut |_| ()).unwrap();
+        assert!(report.is_sound(), "{report:#?}");
+        report
+    }
+
+    /// Everything produced is folded, but for so many dead letters.
+    pub fn all_folded_but(&self, dead: u64) {
+        let report = self.verify();
+        let produced: i64 = self.produced.values().sum();
+        assert_eq!(report.dead_lettered, dead, "{report:#?}");
+        assert_eq!(report.folded + dead, produced.unsigned_abs());
     }
 
     pub fn all_folded(&self) {
-        let folded = self.verify();
-        for (partition, end) in &self.produced {
-            let runs: Vec<_> = folded[partition].runs().collect();
-            assert_eq!(runs, [(0, *end)], "partition {partition}");
-        }
+        self.all_folded_but(0);
         let committed = self.broker.committed_offsets(&self.input, &self.input);
         assert_eq!(committed, self.produced, "committed offsets");
     }

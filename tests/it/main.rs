@@ -15,3 +15,4 @@ mod source;
 mod start;
 mod steps;
 mod topics;
+mod verify;

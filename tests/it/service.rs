@@ -133,10 +133,8 @@ fn late_future_and_malformed_events_are_dead_letters_and_the_rest_is_folded() {
         dead.iter()
             .all(|d| d.partition == home && d.headers["limn-topic"] == case.input)
     );
-    let folded = case.verify();
-    for (partition, end) in &case.produced {
-        assert_eq!(folded[partition].runs().collect::<Vec<_>>(), [(0, *end)]);
-    }
+    *case.produced.entry(home).or_default() += 4;
+    case.all_folded_but(4);
 }
 
 #[test]
