@@ -3,6 +3,8 @@
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use crate::failpoint;
+
 /// Tells the wall-clock time. Nothing below the pipeline asks the operating system itself.
 pub trait Clock: Send + Sync {
     /// Milliseconds since the Unix epoch.
@@ -19,6 +21,7 @@ impl Clock for SystemClock {
         SystemTime::now()
             .duration_since(UNIX_EPOCH)
             .map_or(0, |d| i64::try_from(d.as_millis()).unwrap_or(i64::MAX))
+            .saturating_add(failpoint::clock_error_ms())
     }
 }
 

@@ -10,7 +10,7 @@ pub use candle::entry;
 pub(crate) use candle::made;
 pub use candle::{Candle, Config as CandleConfig, Device, Dtype, Figures, Score, score};
 pub use openai::{Config as OpenAiConfig, OpenAi};
-pub use scripted::{Positions, Script, Scripted};
+pub use scripted::{Fault, Positions, Script, Scripted};
 
 use std::fmt;
 use std::future::Future;

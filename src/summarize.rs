@@ -22,10 +22,10 @@ use std::time::Duration;
 use crate::codec::{self, Reason, Rejected, proto};
 use crate::engine::{self, Engine, Output, Prepared, Request, Sampling};
 use crate::event::Event;
-use crate::metrics;
 use crate::profile;
 use crate::store::{self, Store};
 use crate::window::{CloseReason, Closed};
+use crate::{failpoint, metrics};
 
 /// How updates are made.
 #[derive(Debug, Clone, PartialEq)]
@@ -54,6 +54,8 @@ pub struct Config {
     pub backoff: Duration,
     /// Longest such wait.
     pub backoff_max: Duration,
+    /// An engine that has not answered after so long counts as failed; the next time it has twice as long.
+    pub answer_timeout: Duration,
 }
 
 /// What waits to be folded into one user's profile.
@@ -415,9 +417,24 @@ impl Summarizer {
             return Ok(Ok(kept));
         }
         usage.journal = false;
-        let mut wait = self.config.backoff;
+        let (mut wait, mut limit) = (self.config.backoff, self.config.answer_timeout);
         let output = loop {
-            match self.engine.generate(prepared.clone()).await {
+            let asked = self.engine.generate(prepared.clone());
+            let answer = match tokio::time::timeout(limit, asked).await {
+                Ok(answer) => answer,
+                Err(_) => {
+                    let reason = format!(
+                        "no answer within {limit:?} (summary.answer_timeout, and twice as long each time)"
+                    );
+                    // It may have been slow and not stuck: the next time it gets twice as long.
+                    limit = limit.saturating_mul(2);
+                    Err(engine::Error::Unavailable {
+                        reason,
+                        retry_after: None,
+                    })
+                }
+            };
+            match answer {
                 Ok(output) => break output,
                 Err(engine::Error::Rejected { reason }) => return Ok(Err(Refusal::Engine(reason))),
                 Err(engine::Error::Unavailable {
@@ -434,6 +451,7 @@ impl Summarizer {
                 Err(error) => return Err(error.into()),
             }
         };
+        failpoint::pass("model_answered");
         usage.prompt_tokens = usage.prompt_tokens.saturating_add(output.prompt_tokens);
         usage.cached_tokens = usage.cached_tokens.saturating_add(output.cached_tokens);
         usage.output_tokens = usage.output_tokens.saturating_add(output.output_tokens);

@@ -6,7 +6,7 @@ use std::time::Duration;
 use limn::clock::SystemClock;
 use limn::codec;
 use limn::config::{self, Config, Engine as Wanted};
-use limn::engine::{self, Candle, Engine, OpenAi, OpenAiConfig, Script, Scripted};
+use limn::engine::{self, Candle, Engine, OpenAi, OpenAiConfig, Scripted};
 use limn::metrics::Exposition;
 use limn::pipeline::{self, Parts, Phase, Status, Topics};
 use limn::serve::{Server, Sources, Token};
@@ -210,13 +210,7 @@ pub(super) fn engine(wanted: &Wanted) -> anyhow::Result<Arc<dyn Engine>> {
     Ok(match wanted {
         Wanted::Candle(candle) => Arc::new(Candle::open(candle)?),
         Wanted::OpenAi(server) => Arc::new(openai(server)?),
-        Wanted::Scripted { delay } => {
-            let delay = *delay;
-            Arc::new(Scripted::with(64, move |_, _| match delay {
-                Duration::ZERO => Script::Answer,
-                delay => Script::After(delay, Box::new(Script::Answer)),
-            }))
-        }
+        Wanted::Scripted { delay, fault } => Arc::new(Scripted::faulty(64, *delay, *fault)),
     })
 }
 

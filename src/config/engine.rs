@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::reader::Section;
 use super::secret::Secret;
 use super::source::bytes;
-use crate::engine::{CandleConfig, Device, Dtype};
+use crate::engine::{CandleConfig, Device, Dtype, Fault};
 
 /// Which engine answers.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -19,6 +19,8 @@ pub enum Engine {
     Scripted {
         /// How long each answer takes.
         delay: Duration,
+        /// What every so-manieth does instead.
+        fault: Option<(Fault, u64)>,
     },
 }
 
@@ -92,7 +94,7 @@ pub fn read(mut engine: Section<'_>, variable: &dyn Fn(&str) -> Option<String>) 
             "kind = \"candle\" or \"openai\"",
         );
     } else {
-        engine.other_kind(&["delay"], "kind = \"scripted\"");
+        engine.other_kind(&["delay", "fault", "fault_every"], "kind = \"scripted\"");
     }
     let model = match kind {
         Kind::Candle => engine.required_text(
@@ -139,10 +141,16 @@ pub fn read(mut engine: Section<'_>, variable: &dyn Fn(&str) -> Option<String>) 
         context_tokens: context_tokens.unwrap_or(8192),
     };
     let delay = engine.duration("delay", Duration::ZERO, Duration::ZERO..=600 * second);
+    let faults = Fault::ALL.map(|fault| (fault.name(), Some(fault)));
+    let fault = engine.choice("fault", &[&[("off", None)], &faults[..]].concat());
+    let every = engine.integer("fault_every", 10u64, 1..=1_000_000);
     match kind {
         Kind::Candle => Engine::Candle(candle),
         Kind::OpenAi => Engine::OpenAi(openai),
-        Kind::Scripted => Engine::Scripted { delay },
+        Kind::Scripted => Engine::Scripted {
+            delay,
+            fault: fault.map(|fault| (fault, every)),
+        },
     }
 }
 

@@ -45,6 +45,11 @@ pub fn read(mut summary: Section<'_>) -> Config {
             Duration::from_secs(60),
             Duration::from_millis(10)..=Duration::from_secs(3600),
         ),
+        answer_timeout: summary.duration(
+            "answer_timeout",
+            Duration::from_secs(600),
+            Duration::from_millis(100)..=Duration::from_secs(24 * 3600),
+        ),
     };
     if config.backoff > config.backoff_max {
         summary.fault_unshown(

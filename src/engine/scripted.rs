@@ -18,6 +18,82 @@ pub enum Script {
     Fail(Error),
     /// Waits, then does the other.
     After(Duration, Box<Script>),
+    /// Panics.
+    Panic,
+    /// Never answers.
+    Hang,
+}
+
+/// What can be wrong with an answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fault {
+    /// It is empty.
+    Empty,
+    /// It is longer than the request allows.
+    Long,
+    /// It repeats itself.
+    Loop,
+    /// It is cut off.
+    Cut,
+    /// There is none now.
+    Unavailable,
+    /// The request is refused.
+    Rejected,
+    /// The engine panics.
+    Panic,
+    /// There never is one.
+    Hang,
+}
+
+impl Fault {
+    /// All of them.
+    pub const ALL: [Self; 8] = [
+        Self::Empty,
+        Self::Long,
+        Self::Loop,
+        Self::Cut,
+        Self::Unavailable,
+        Self::Rejected,
+        Self::Panic,
+        Self::Hang,
+    ];
+
+    /// The name in the configuration.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Empty => "empty",
+            Self::Long => "long",
+            Self::Loop => "loop",
+            Self::Cut => "cut",
+            Self::Unavailable => "unavailable",
+            Self::Rejected => "rejected",
+            Self::Panic => "panic",
+            Self::Hang => "hang",
+        }
+    }
+
+    fn script(self, request: &Request) -> Script {
+        match self {
+            Self::Empty => Script::Text(String::new(), Finish::Stop),
+            Self::Long => {
+                let words = request.max_tokens as usize + 1;
+                let word = |n: usize| format!("word{n} ");
+                Script::Text((0..words).map(word).collect(), Finish::Stop)
+            }
+            Self::Loop => Script::Text("again and again and again".to_owned(), Finish::Loop),
+            Self::Cut => Script::Text("the beginning of".to_owned(), Finish::Length),
+            Self::Unavailable => Script::Fail(Error::Unavailable {
+                reason: "the script says so".to_owned(),
+                retry_after: None,
+            }),
+            Self::Rejected => Script::Fail(Error::Rejected {
+                reason: "the script says so".to_owned(),
+            }),
+            Self::Panic => Script::Panic,
+            Self::Hang => Script::Hang,
+        }
+    }
 }
 
 type Choose = Box<dyn Fn(&Request, u64) -> Script + Send + Sync>;
@@ -54,6 +130,23 @@ impl Scripted {
             calls: AtomicU64::new(0),
             choose: Box::new(choose),
         }
+    }
+
+    /// Answers after `delay`, `concurrency` at once; every so-manieth request meets the fault instead.
+    #[must_use]
+    pub fn faulty(concurrency: usize, delay: Duration, fault: Option<(Fault, u64)>) -> Self {
+        Self::with(concurrency, move |request, number| {
+            let script = match fault {
+                Some((fault, every)) if (number + 1).is_multiple_of(every.max(1)) => {
+                    fault.script(request)
+                }
+                _ => Script::Answer,
+            };
+            match delay {
+                Duration::ZERO => script,
+                delay => Script::After(delay, Box::new(script)),
+            }
+        })
     }
 
     /// How many requests were answered, or failed, so far.
@@ -94,7 +187,13 @@ impl Engine for Scripted {
             let (text, finish) = match script {
                 Script::Text(text, finish) => (text, finish),
                 Script::Fail(error) => return Err(error),
-                _ => (Positions::of(&prepared.request).to_string(), Finish::Stop),
+                Script::Panic => panic!("the script says so"),
+                Script::Hang => std::future::pending().await,
+                Script::Answer | Script::After(..) => {
+                    let request = &prepared.request;
+                    let positions = Positions::of(&request.previous, &request.user);
+                    (positions.to_string(), Finish::Stop)
+                }
             };
             Ok(Output {
                 finish,
@@ -118,9 +217,11 @@ pub struct Positions {
 }
 
 impl Positions {
-    fn of(request: &Request) -> Self {
-        let mut positions = Self::parse(&request.previous).unwrap_or_default();
-        for place in request.user.split('@').skip(1) {
+    /// What the summary lists that is made of the previous one and of a message with the new events: `@P:O` in each line.
+    #[must_use]
+    pub fn of(previous: &str, message: &str) -> Self {
+        let mut positions = Self::parse(previous).unwrap_or_default();
+        for place in message.split('@').skip(1) {
             let place = place
                 .split(|c: char| !c.is_ascii_digit() && c != ':')
                 .next();
@@ -190,17 +291,9 @@ impl std::fmt::Display for Positions {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::engine::Sampling;
 
     fn ask(previous: &str, user: &str) -> String {
-        Positions::of(&Request {
-            system: String::new(),
-            user: user.to_owned(),
-            previous: previous.to_owned(),
-            max_tokens: 9,
-            sampling: Sampling::Greedy,
-        })
-        .to_string()
+        Positions::of(previous, user).to_string()
     }
 
     #[test]

@@ -21,6 +21,7 @@ use super::restore::Restored;
 use super::room::Limits;
 use super::{Config, Error, Parts, Phase, Status, stopped};
 use crate::codec::{self, Decoder, proto};
+use crate::failpoint;
 use crate::profile::Marker;
 use crate::source::{Assigned, Ends, Kafka, Message, Paused};
 use crate::summarize::{self, Done, Summarizer};
@@ -314,6 +315,7 @@ impl<'a> Flow<'a> {
         self.drain_until = Some(Instant::now() + self.config.shutdown_timeout);
         self.source.pause(Paused::Yes);
         self.parts.status.send_modify(|s| s.phase = Phase::Draining);
+        failpoint::pass("draining");
     }
 
     /// Whether a bounded input is read and folded.

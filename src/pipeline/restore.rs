@@ -5,9 +5,9 @@ use std::sync::atomic::AtomicBool;
 
 use super::{Config, Error};
 use crate::codec::{self, proto};
-use crate::metrics;
 use crate::source::{self, Assigned, Back, Wanted};
 use crate::store::{Applied, Change, Store, ViewBatch};
+use crate::{failpoint, metrics};
 
 /// A partition whose view is up to date.
 pub(super) struct Restored {
@@ -73,6 +73,7 @@ pub(super) fn restore(
              ..
          }| {
             read.increment(1);
+            failpoint::pass("record_restored");
             if topic == config.topics.checkpoints {
                 if let Some(value) = &record.value {
                     codec::decode_checkpoint(value)?;

@@ -168,6 +168,7 @@ impl World {
                 },
                 backoff: Duration::from_millis(1),
                 backoff_max: Duration::from_millis(5),
+                answer_timeout: Duration::from_secs(60),
             },
             commit: commit::Config {
                 properties,

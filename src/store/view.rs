@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use super::database::Database;
 use super::{Error, seal, unseal};
+use crate::failpoint;
 
 /// How far the profiles topic was applied to a partition's view.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -197,6 +198,7 @@ impl View {
                     sled_batch.remove(&key[..]);
                 }
             }
+            failpoint::pass("view_begun");
             trees.view.apply_batch(sled_batch)?;
             Ok(())
         })

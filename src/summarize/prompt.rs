@@ -233,6 +233,7 @@ mod tests {
             retry_sampling: crate::engine::Sampling::Greedy,
             backoff: std::time::Duration::from_millis(1),
             backoff_max: std::time::Duration::from_millis(2),
+            answer_timeout: std::time::Duration::from_secs(60),
         }
     }
 

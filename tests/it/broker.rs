@@ -46,10 +46,14 @@ pub struct OwnedRecord {
     pub timestamp_ms: Option<i64>,
 }
 
-/// A running Kafka of one node.
+/// A running node of Kafka, the only one or one of several.
 pub struct Broker {
     folder: PathBuf,
     port: u16,
+    /// Every node's address.
+    servers: String,
+    /// How many nodes there are.
+    nodes: usize,
     process: Mutex<Option<Child>>,
 }
 
@@ -80,27 +84,44 @@ pub fn eventually<T>(what: &str, mut attempt: impl FnMut() -> Option<T>) -> T {
 impl Broker {
     /// Starts a broker on free ports and an empty folder.
     pub fn start() -> Self {
+        Self::cluster(1).remove(0)
+    }
+
+    /// Starts so many that are one Kafka: each holds a copy of every partition, and works without any one of them.
+    pub fn cluster(nodes: usize) -> Vec<Self> {
         for _ in 0..5 {
-            let folder = tempfile::Builder::new()
-                .prefix("limn-kafka-")
-                .tempdir()
-                .unwrap()
-                .keep();
-            let (port, controller) = free_ports();
-            fs::write(
-                folder.join("server.properties"),
-                properties(&folder, port, controller),
-            )
-            .unwrap();
-            let broker = Self {
-                folder,
-                port,
-                process: Mutex::new(None),
-            };
-            broker.format();
+            let ports = free_ports(2 * nodes);
+            let (ports, controllers) = ports.split_at(nodes);
+            let address = |port: &u16| format!("127.0.0.1:{port}");
+            let servers: Vec<String> = ports.iter().map(address).collect();
+            let brokers: Vec<Self> = (ports.iter().enumerate())
+                .map(|(index, port)| {
+                    let folder = tempfile::Builder::new()
+                        .prefix("limn-kafka-")
+                        .tempdir()
+                        .unwrap()
+                        .keep();
+                    fs::write(
+                        folder.join("server.properties"),
+                        properties(&folder, index, *port, controllers),
+                    )
+                    .unwrap();
+                    let broker = Self {
+                        folder,
+                        port: *port,
+                        servers: servers.join(","),
+                        nodes,
+                        process: Mutex::new(None),
+                    };
+                    broker.format();
+                    broker
+                })
+                .collect();
+            // None is up before most of them are.
+            brokers.iter().for_each(Self::spawn);
             // Another process may have taken a port since: then the broker ends by itself, and others are tried.
-            if broker.run().is_ok() {
-                return broker;
+            if brokers.iter().all(|broker| broker.answers().is_ok()) {
+                return brokers;
             }
         }
         panic!(
@@ -111,16 +132,19 @@ impl Broker {
 
     /// An address that nothing listens on.
     pub fn absent() -> Self {
+        let port = free_ports(1)[0];
         Self {
             folder: tempfile::tempdir().unwrap().keep(),
-            port: free_ports().0,
+            port,
+            servers: format!("127.0.0.1:{port}"),
+            nodes: 1,
             process: Mutex::new(None),
         }
     }
 
     /// What goes into `bootstrap.servers`.
     pub fn servers(&self) -> String {
-        format!("127.0.0.1:{}", self.port)
+        self.servers.clone()
     }
 
     /// Kills the broker as a power cut would; its folder stays.
@@ -136,13 +160,32 @@ impl Broker {
     /// Starts it again on the same folder and port.
     pub fn restart(&self) {
         self.kill9();
-        self.run()
+        self.spawn();
+        self.answers()
             .unwrap_or_else(|why| panic!("restarting Kafka: {why}"));
+    }
+
+    /// Freezes the process, as a long garbage collection or a stopped machine does.
+    pub fn freeze(&self) {
+        self.signal("-STOP");
+    }
+
+    /// Lets a frozen one go on.
+    pub fn thaw(&self) {
+        self.signal("-CONT");
+    }
+
+    fn signal(&self, name: &str) {
+        let process = self.process.lock().unwrap();
+        let pid = process.as_ref().expect("it runs").id().to_string();
+        let sent = Command::new("kill").args([name, &pid]).status().unwrap();
+        assert!(sent.success());
     }
 
     /// Makes a topic.
     pub fn create_topic(&self, name: &str, partitions: i32, config: &[(&str, &str)]) {
-        let mut topic = NewTopic::new(name, partitions, TopicReplication::Fixed(1));
+        let copies = i32::try_from(self.nodes).unwrap();
+        let mut topic = NewTopic::new(name, partitions, TopicReplication::Fixed(copies));
         for (key, value) in config {
             topic = topic.set(key, value);
         }
@@ -152,6 +195,26 @@ impl Broker {
             result.unwrap_or_else(|(name, error)| panic!("creating {name}: {error}"));
         }
         self.known(name, partitions);
+    }
+
+    /// Deletes topics.
+    pub fn delete_topics(&self, names: &[&str]) {
+        let options = AdminOptions::new().operation_timeout(Some(DEADLINE));
+        let results = wait(self.admin().delete_topics(names, &options)).unwrap();
+        results.into_iter().for_each(|r| drop(r.unwrap()));
+    }
+
+    /// Where the partitions of a topic end, for a `read_uncommitted` consumer.
+    pub fn ends(&self, topic: &str) -> BTreeMap<i32, i64> {
+        let client = self.reader("read_uncommitted");
+        let end = |partition| client.fetch_watermarks(topic, partition, DEADLINE);
+        let partitions = 0..self.partitions(topic);
+        partitions.map(|p| (p, end(p).unwrap().1)).collect()
+    }
+
+    /// The same in sum.
+    pub fn end(&self, topic: &str) -> i64 {
+        self.ends(topic).values().sum()
     }
 
     /// Waits until a new topic can be asked about: the answer to its creation comes before every broker cache has it.
@@ -351,11 +414,10 @@ impl Broker {
         );
     }
 
-    /// Starts the process and waits until it answers. An error: it ended by itself.
-    fn run(&self) -> Result<(), String> {
+    fn spawn(&self) {
         let log = File::create(self.log()).unwrap();
         let java = java();
-        let mut process = Command::new("sh")
+        let process = Command::new("sh")
             .args(["-c", WRAPPER, "sh"])
             .arg(&self.folder)
             .arg(java.get_program())
@@ -367,16 +429,21 @@ impl Broker {
             .stderr(log)
             .spawn()
             .unwrap();
+        *self.process.lock().unwrap() = Some(process);
+    }
+
+    /// Waits until the process answers. An error: it ended by itself.
+    fn answers(&self) -> Result<(), String> {
         let mut ended = None;
         eventually("Kafka to start", || {
-            ended = process.try_wait().unwrap();
+            let mut process = self.process.lock().unwrap();
+            ended = process.as_mut().and_then(|p| p.try_wait().unwrap());
             let log = fs::read_to_string(self.log()).unwrap_or_default();
             (ended.is_some() || log.contains("Kafka Server started")).then_some(())
         });
         if let Some(status) = ended {
             return Err(format!("{status}; its log: {}", self.log().display()));
         }
-        *self.process.lock().unwrap() = Some(process);
         let client = self.reader("read_uncommitted");
         eventually("Kafka to answer", || {
             client.fetch_metadata(None, ATTEMPT).ok().map(drop)
@@ -454,30 +521,35 @@ fn java() -> Command {
     java
 }
 
-fn free_ports() -> (u16, u16) {
-    let free = || TcpListener::bind("127.0.0.1:0").unwrap();
-    let (one, two) = (free(), free());
-    (
-        one.local_addr().unwrap().port(),
-        two.local_addr().unwrap().port(),
-    )
+fn free_ports(count: usize) -> Vec<u16> {
+    let free = |_| TcpListener::bind("127.0.0.1:0").unwrap();
+    let sockets: Vec<TcpListener> = (0..count).map(free).collect();
+    let port = |socket: &TcpListener| socket.local_addr().unwrap().port();
+    sockets.iter().map(port).collect()
 }
 
-fn properties(folder: &Path, port: u16, controller: u16) -> String {
+/// Of the node with this index, from 0.
+fn properties(folder: &Path, index: usize, port: u16, controllers: &[u16]) -> String {
+    let (node, controller, copies) = (index + 1, controllers[index], controllers.len());
+    let voter = |(node, port): (usize, &u16)| format!("{node}@127.0.0.1:{port}");
+    let voters: Vec<String> = (1..).zip(controllers).map(voter).collect();
+    let (voters, most) = (voters.join(","), copies / 2 + 1);
     format!(
         "process.roles=broker,controller
-node.id=1
-controller.quorum.voters=1@127.0.0.1:{controller}
+node.id={node}
+controller.quorum.voters={voters}
 listeners=PLAINTEXT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller}
 advertised.listeners=PLAINTEXT://127.0.0.1:{port}
 controller.listener.names=CONTROLLER
 listener.security.protocol.map=PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT
 log.dirs={}
 auto.create.topics.enable=false
-offsets.topic.replication.factor=1
+default.replication.factor={copies}
+min.insync.replicas={most}
+offsets.topic.replication.factor={copies}
 offsets.topic.num.partitions=4
-transaction.state.log.replication.factor=1
-transaction.state.log.min.isr=1
+transaction.state.log.replication.factor={copies}
+transaction.state.log.min.isr={most}
 transaction.state.log.num.partitions=4
 # Transactions that nobody ends are looked for every 10 s by default.
 transaction.abort.timed.out.transaction.cleanup.interval.ms=500
@@ -486,6 +558,7 @@ group.min.session.timeout.ms=1000
 group.consumer.min.session.timeout.ms=1000
 group.consumer.min.heartbeat.interval.ms=200
 group.consumer.heartbeat.interval.ms=500
+group.consumer.session.timeout.ms=6000
 ",
         folder.join("data").display()
     )

@@ -2,6 +2,7 @@
 
 mod broker;
 mod case;
+mod chaos;
 mod commit;
 mod dead_letters;
 mod demo;

@@ -8,9 +8,9 @@ use super::{Flow, marker};
 use crate::codec::{DeadLetter, Origin, Reason, Rejected, dead_letter};
 use crate::commit::Outgoing;
 use crate::event::{Event, Record};
-use crate::metrics;
 use crate::source::Read;
 use crate::window::{CloseReason, Closed, Fate};
+use crate::{failpoint, metrics};
 
 impl Flow<'_> {
     pub(super) fn records(&mut self, records: Vec<Read<Incoming>>) -> Result<(), Error> {
@@ -269,6 +269,7 @@ impl Flow<'_> {
         }
         self.parts.status.send_modify(|s| s.windows_closed += count);
         self.pause_or_resume();
+        failpoint::pass("window_closed");
     }
 
     /// A checkpoint is one record, and a record has a largest size: where events are given up or late all the time while

@@ -1,0 +1,214 @@
+//! Faults while events keep coming, and behind each the account of every record. Each is a test of its own, done once; with
+//! `scripts/chaos.sh` any of them are done many times, with other seeds, and a table tells what came of it.
+
+mod answers;
+mod folders;
+mod inputs;
+mod kills;
+mod load;
+mod members;
+mod nodes;
+mod remote;
+mod run;
+mod topics;
+
+use std::collections::BTreeMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Instant;
+
+use limn::verify::Report;
+
+use crate::broker::{self, Broker};
+use run::Run;
+
+/// Something that goes wrong.
+struct Fault {
+    name: &'static str,
+    /// How many brokers of its own it wants; 0: it leaves the one that all tests share in peace.
+    brokers: usize,
+    act: fn(&mut Run<'_>),
+}
+
+/// Every fault by its name: a test, and an entry of the list.
+macro_rules! faults {
+    ($($name:ident: $brokers:literal, $act:expr;)*) => {
+        const FAULTS: &[Fault] = &[$(Fault {
+            name: stringify!($name),
+            brokers: $brokers,
+            act: $act,
+        }),*];
+
+        $(
+            #[test]
+            fn $name() {
+                let fault = FAULTS.iter().find(|fault| fault.name == stringify!($name));
+                fault.unwrap().run(1);
+            }
+        )*
+    };
+}
+
+faults! {
+    killed_when_a_window_has_closed: 0, |run| kills::at(run, "window_closed", 30, "");
+    killed_when_the_model_has_answered: 0, |run| kills::at(run, "model_answered", 30, "");
+    killed_when_the_transaction_has_begun: 0, |run| kills::at(run, "transaction_begun", 12, "");
+    killed_when_the_records_are_sent: 0, |run| kills::at(run, "records_sent", 12, "");
+    killed_when_the_offsets_are_sent: 0, |run| kills::at(run, "offsets_sent", 12, "");
+    killed_when_the_commit_is_requested: 0, |run| kills::at(run, "commit_requested", 12, "=die 3ms");
+    killed_when_committed_and_before_the_view: 0, |run| kills::at(run, "committed", 12, "");
+    killed_while_the_view_is_written: 0, |run| kills::at(run, "view_begun", 12, "=die 300us");
+    killed_while_the_view_is_restored: 0, kills::in_restore;
+    killed_while_it_shuts_down: 0, kills::in_shutdown;
+    instances_join_and_leave: 0, members::join_and_leave;
+    all_instances_restart_at_once: 0, members::restart_all;
+    members_are_static: 0, members::fixed;
+    members_cooperate: 0, members::cooperative;
+    members_speak_the_new_protocol: 0, members::new_protocol;
+    an_instance_is_frozen_past_its_session: 0, members::zombie;
+    the_broker_is_killed: 1, nodes::killed;
+    the_broker_is_frozen_for_ten_seconds: 1, nodes::frozen;
+    leaders_move_among_three_brokers: 3, nodes::leaders;
+    the_coordinator_is_killed_between_offsets_and_commit: 3, nodes::coordinator;
+    the_broker_gives_a_transaction_up: 0, nodes::timed_out;
+    another_producer_takes_the_name: 0, nodes::fenced;
+    the_folder_is_deleted: 0, folders::deleted;
+    the_folder_is_cut_short: 0, folders::cut;
+    the_folder_is_full_of_noise: 0, folders::noise;
+    the_folder_is_read_only: 0, folders::read_only;
+    the_disk_is_full: 0, folders::full;
+    the_engine_panics: 0, |run| answers::faulty(run, "panic", 60);
+    the_engine_hangs: 0, |run| answers::faulty(run, "hang", 20);
+    answers_are_empty: 0, |run| answers::faulty(run, "empty", 3);
+    answers_are_over_long: 0, |run| answers::faulty(run, "long", 3);
+    answers_loop: 0, |run| answers::faulty(run, "loop", 3);
+    answers_are_cut_off: 0, |run| answers::faulty(run, "cut", 3);
+    the_engine_is_away_now_and_then: 0, |run| answers::faulty(run, "unavailable", 3);
+    the_engine_refuses_requests: 0, |run| answers::faulty(run, "rejected", 3);
+    the_server_says_429: 0, |run| remote::answers(run, remote::Answer::TooMany);
+    the_server_says_500: 0, |run| remote::answers(run, remote::Answer::Broken);
+    the_server_says_garbage: 0, |run| remote::answers(run, remote::Answer::Garbage);
+    the_server_says_nothing: 0, |run| remote::answers(run, remote::Answer::Nothing);
+    poison_by_the_thousand: 0, inputs::poison;
+    the_clock_is_set_back: 0, |run| inputs::clock(run, -3_600_000);
+    the_clock_is_set_forward: 0, |run| inputs::clock(run, 7_200_000);
+    a_partition_is_idle: 0, inputs::idle;
+    a_partition_is_an_hour_behind: 0, inputs::behind;
+    a_user_has_very_many_events: 0, inputs::hot_user;
+    very_many_users_have_one_event: 0, inputs::many_users;
+    messages_are_as_large_as_the_broker_allows: 0, inputs::largest;
+    a_summary_is_larger_than_its_topic_allows: 0, inputs::too_large_a_summary;
+    an_output_topic_is_deleted: 0, topics::deleted;
+    an_output_topic_gets_other_partitions: 0, topics::grown;
+    retention_removes_unread_input: 0, topics::removed;
+}
+
+impl Fault {
+    /// Once, with what the seed makes of it.
+    fn run(&self, seed: u64) -> Report {
+        match self.brokers {
+            0 => self.on(std::slice::from_ref(broker::shared()), seed),
+            own => self.on(&Broker::cluster(own), seed),
+        }
+    }
+
+    fn on(&self, brokers: &[Broker], seed: u64) -> Report {
+        let mut run = Run::new(self.name, seed, brokers);
+        let input = run.case.input.clone();
+        (self.act)(&mut run);
+        let report = run.finish();
+        if self.brokers == 0 {
+            Run::tidy(&brokers[0], &input);
+        }
+        report
+    }
+}
+
+/// What came of all runs of a fault.
+#[derive(Default)]
+struct Row {
+    runs: u64,
+    events: u64,
+    folded: u64,
+    dead_lettered: u64,
+    seconds: f64,
+    failed: Vec<u64>,
+}
+
+/// For `scripts/chaos.sh`: `LIMN_CHAOS_FAULTS` (names or beginnings, by commas; all unless it is set), each `LIMN_CHAOS_RUNS` times
+/// (1) with seeds from `LIMN_CHAOS_SEED` on (1), `LIMN_CHAOS_JOBS` at a time (2).
+#[test]
+#[ignore = "done by scripts/chaos.sh; each fault has a test of its own"]
+fn table() {
+    let number = |name: &str, default: u64| match std::env::var(name) {
+        Ok(text) => text.parse().unwrap_or_else(|_| panic!("{name}: {text}")),
+        Err(_) => default,
+    };
+    let (runs, first) = (number("LIMN_CHAOS_RUNS", 1), number("LIMN_CHAOS_SEED", 1));
+    let wanted = std::env::var("LIMN_CHAOS_FAULTS").unwrap_or_default();
+    let faults: Vec<&Fault> = wanted
+        .split(',')
+        .flat_map(|name| {
+            let found: Vec<&Fault> = (FAULTS.iter())
+                .filter(|fault| fault.name.starts_with(name.trim()))
+                .collect();
+            assert!(!found.is_empty(), "no fault is called {name}");
+            found
+        })
+        .collect();
+    let all: Vec<(&Fault, u64)> = (first..first + runs)
+        .flat_map(|seed| faults.iter().map(move |fault| (*fault, seed)))
+        .collect();
+    let next = AtomicUsize::new(0);
+    let rows: Mutex<BTreeMap<usize, Row>> = Mutex::default();
+    std::thread::scope(|scope| {
+        for _ in 0..number("LIMN_CHAOS_JOBS", 2) {
+            scope.spawn(|| {
+                while let Some((fault, seed)) = all.get(next.fetch_add(1, Ordering::Relaxed)) {
+                    let began = Instant::now();
+                    let report = catch_unwind(AssertUnwindSafe(|| fault.run(*seed)));
+                    let mut rows = rows.lock().unwrap();
+                    let at = FAULTS.iter().position(|f| f.name == fault.name).unwrap();
+                    let row = rows.entry(at).or_default();
+                    row.runs += 1;
+                    row.seconds += began.elapsed().as_secs_f64();
+                    match report {
+                        Ok(report) => {
+                            row.events += report.events;
+                            row.folded += report.folded;
+                            row.dead_lettered += report.dead_lettered;
+                            eprintln!("ok      {} seed {seed}", fault.name);
+                        }
+                        Err(_) => {
+                            row.failed.push(*seed);
+                            eprintln!("FAILED  {} seed {seed}", fault.name);
+                        }
+                    }
+                }
+            });
+        }
+    });
+    println!("| fault | runs | events | folded | dead-lettered | seconds a run | failed seeds |");
+    println!("|---|---|---|---|---|---|---|");
+    let rows = rows.into_inner().unwrap();
+    let mut failed = 0;
+    for (at, row) in &rows {
+        failed += row.failed.len();
+        println!(
+            "| {} | {} | {} | {} | {} | {:.1} | {} |",
+            FAULTS[*at].name.replace('_', " "),
+            row.runs,
+            row.events,
+            row.folded,
+            row.dead_lettered,
+            row.seconds / f64::from(u32::try_from(row.runs).unwrap()),
+            if row.failed.is_empty() {
+                "none".to_owned()
+            } else {
+                format!("{:?}", row.failed)
+            }
+        );
+    }
+    assert_eq!(failed, 0, "{failed} runs failed");
+}

@@ -1,0 +1,29 @@
+//! An engine in this process that goes wrong now and then.
+
+use super::load::Events;
+use super::run::Run;
+
+/// Every so-manieth request of the scripted engine meets the fault.
+pub fn faulty(run: &mut Run<'_>, fault: &str, every: u32) {
+    run.replace(
+        "kind = \"scripted\"",
+        format!("kind = \"scripted\"\nfault = \"{fault}\"\nfault_every = {every}"),
+    );
+    run.replace(
+        "max_tokens = 10000",
+        "max_tokens = 10000\nbackoff = \"50ms\"\nanswer_timeout = \"1s\"",
+    );
+    run.load(Events::default());
+    run.start("a");
+    run.works();
+    run.works();
+    let met = match fault {
+        "panic" => run.metric("a", "limn_restarts_total"),
+        "hang" | "unavailable" => {
+            let log = run.case.log("a");
+            f64::from(u8::from(log.contains("the engine is not available")))
+        }
+        _ => run.metric("a", "limn_refusals_total"),
+    };
+    assert!(met > 0.0, "no request met the fault: {}", run.case.log("a"));
+}

@@ -1,0 +1,96 @@
+//! Instances that come, go and stand still.
+
+use super::load::Events;
+use super::run::Run;
+
+/// A line of the configuration that others can stand beside.
+const POLL: &str = "\"max.poll.interval.ms\" = 6000";
+
+pub fn join_and_leave(run: &mut Run<'_>) {
+    run.load(Events::default());
+    run.start("a");
+    run.works();
+    for name in ["b", "c"] {
+        run.start(name);
+        run.restored(name, 1);
+        run.works();
+        if run.rng.bool() {
+            run.stop(name);
+        } else {
+            run.kill(name);
+        }
+    }
+    run.works();
+}
+
+pub fn restart_all(run: &mut Run<'_>) {
+    run.load(Events::default());
+    for round in 0..3 {
+        run.start("a");
+        run.start("b");
+        run.works();
+        if round == 2 {
+            return;
+        }
+        for name in ["a", "b"] {
+            if run.rng.bool() {
+                run.stop(name);
+            } else {
+                run.kill(name);
+            }
+        }
+    }
+}
+
+pub fn fixed(run: &mut Run<'_>) {
+    run.load(Events::default());
+    let start = |run: &mut Run<'_>, name: &str| {
+        run.replace(POLL, format!("{POLL}\n\"group.instance.id\" = \"{name}\""));
+        run.start(name);
+    };
+    start(run, "a");
+    start(run, "b");
+    run.restored("b", 1);
+    run.works();
+    for name in ["a", "b"] {
+        if run.rng.bool() {
+            run.stop(name);
+        } else {
+            run.kill(name);
+        }
+        // It is back within its session: no rebalance.
+        start(run, name);
+        run.works();
+    }
+    // Who works off the rest is a third.
+    run.replace(POLL, POLL);
+}
+
+pub fn cooperative(run: &mut Run<'_>) {
+    let sticky = "\"partition.assignment.strategy\" = \"cooperative-sticky\"";
+    run.replace(POLL, format!("{POLL}\n{sticky}"));
+    join_and_leave(run);
+}
+
+pub fn new_protocol(run: &mut Run<'_>) {
+    run.replace(
+        "\"session.timeout.ms\" = 6000",
+        "\"group.protocol\" = \"consumer\"",
+    );
+    run.replace("\"heartbeat.interval.ms\" = 500", "");
+    join_and_leave(run);
+}
+
+pub fn zombie(run: &mut Run<'_>) {
+    run.load(Events::default());
+    run.start("a");
+    run.works();
+    // Longer than its session: the group gives its partitions to another.
+    run.signal("a", "-STOP");
+    run.start("b");
+    run.restored("b", 3);
+    run.works();
+    run.signal("a", "-CONT");
+    run.says("a", "beginning anew from what is committed");
+    run.works();
+}

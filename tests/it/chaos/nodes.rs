@@ -1,0 +1,111 @@
+//! Brokers that die, stand still or change their minds.
+
+use rdkafka::consumer::{BaseConsumer, Consumer};
+
+use super::load::Events;
+use super::run::Run;
+use crate::broker::{DEADLINE, eventually};
+
+pub fn killed(run: &mut Run<'_>) {
+    run.load(Events::default());
+    run.start("a");
+    for _ in 0..2 {
+        run.works();
+        run.broker().restart();
+    }
+    run.works();
+}
+
+pub fn frozen(run: &mut Run<'_>) {
+    run.load(Events::default());
+    run.start("a");
+    run.works();
+    run.broker().freeze();
+    // The fault itself: nothing is waited for.
+    std::thread::sleep(std::time::Duration::from_secs(10));
+    run.broker().thaw();
+    run.works();
+}
+
+/// Each broker goes away in turn, and with it the leadership of a third of the partitions.
+pub fn leaders(run: &mut Run<'_>) {
+    run.load(Events::default());
+    run.start("a");
+    run.works();
+    for broker in run.brokers {
+        broker.kill9();
+        run.works();
+        broker.restart();
+    }
+    run.works();
+}
+
+/// Where the producer of an instance has its transactions: the leader of the partition that Kafka gives the name to.
+fn coordinator_of(run: &Run<'_>, name: &str) -> usize {
+    let id = transactional_id(run, name);
+    let hash = id.bytes().fold(0i32, |hash, byte| {
+        hash.wrapping_mul(31).wrapping_add(i32::from(byte))
+    });
+    let topic = "__transaction_state";
+    let client: BaseConsumer = run
+        .broker()
+        .client()
+        .set("group.id", "looks")
+        .create()
+        .unwrap();
+    let metadata = client.fetch_metadata(Some(topic), DEADLINE).unwrap();
+    let partitions = metadata.topics()[0].partitions();
+    let count = i32::try_from(partitions.len()).unwrap();
+    let partition = (hash & i32::MAX) % count;
+    let leader = partitions.iter().find(|p| p.id() == partition);
+    // Nodes are numbered from 1.
+    usize::try_from(leader.unwrap().leader()).unwrap() - 1
+}
+
+fn transactional_id(run: &Run<'_>, name: &str) -> String {
+    let id = std::fs::read_to_string(run.case.folder(name).join("id")).unwrap();
+    format!("{}-{id}", run.case.input)
+}
+
+pub fn coordinator(run: &mut Run<'_>) {
+    run.load(Events::default());
+    let release = run.case.dir.path().join("release");
+    let times = run.rng.u64(2..8);
+    let point = format!("offsets_sent:{times}=hold {}", release.display());
+    run.start_armed("a", &point);
+    run.says("a", "held");
+    let at = coordinator_of(run, "a");
+    run.brokers[at].kill9();
+    std::fs::write(&release, "").unwrap();
+    run.works();
+    run.brokers[at].restart();
+    run.works();
+}
+
+pub fn timed_out(run: &mut Run<'_>) {
+    run.load(Events::default());
+    let release = run.case.dir.path().join("release");
+    let times = run.rng.u64(2..8);
+    let point = format!("records_sent:{times}=hold {}", release.display());
+    run.start_armed("a", &point);
+    run.says("a", "held");
+    eventually("a transaction to be open", || {
+        run.in_transaction().then_some(())
+    });
+    eventually("the broker to give it up", || {
+        (!run.in_transaction()).then_some(())
+    });
+    std::fs::write(&release, "").unwrap();
+    run.says("a", "beginning anew from what is committed");
+    run.works();
+}
+
+pub fn fenced(run: &mut Run<'_>) {
+    run.load(Events::default());
+    run.start("a");
+    run.works();
+    let other = run.broker().transactional(&transactional_id(run, "a"));
+    run.says("a", "beginning anew from what is committed");
+    drop(other);
+    run.works();
+}

@@ -1,0 +1,216 @@
+//! One run of a fault: instances under load, and the account of every record in the end.
+
+use std::collections::BTreeMap;
+use std::process::Command;
+
+use limn::failpoint;
+use limn::source;
+use limn::verify::{self, Kind, Report};
+
+use super::load::{Events, Load};
+use crate::broker::{Broker, DEADLINE, eventually};
+use crate::case::{Case, Instance};
+use crate::http::get;
+
+pub struct Run<'a> {
+    pub case: Case<'a>,
+    pub brokers: &'a [Broker],
+    pub rng: fastrand::Rng,
+    /// What the final account may find, because this fault destroys what it needs.
+    pub allowed: Vec<Kind>,
+    /// The input is not to be worked off in the end: limn must refuse to.
+    pub stopped: bool,
+    load: Option<Load>,
+    instances: BTreeMap<String, Instance>,
+}
+
+impl<'a> Run<'a> {
+    pub fn new(name: &str, seed: u64, brokers: &'a [Broker]) -> Self {
+        Self {
+            case: Case::on(&brokers[0], name),
+            brokers,
+            rng: fastrand::Rng::with_seed(seed),
+            allowed: Vec::new(),
+            stopped: false,
+            load: None,
+            instances: BTreeMap::new(),
+        }
+    }
+
+    pub fn broker(&self) -> &'a Broker {
+        &self.brokers[0]
+    }
+
+    /// Makes the topics.
+    pub fn topics(&self) {
+        let made = self.case.topics();
+        let said = String::from_utf8_lossy(&made.stderr);
+        assert!(made.status.success(), "{said}");
+    }
+
+    /// Makes the topics, and events come from now on.
+    pub fn load(&mut self, events: Events) {
+        self.topics();
+        self.feed(events);
+    }
+
+    /// Events come from now on, and others no more.
+    pub fn feed(&mut self, events: Events) {
+        self.unfeed();
+        let seed = self.rng.u64(..);
+        self.load = Some(Load::start(self.broker(), &self.case.input, events, seed));
+    }
+
+    /// No events come any more.
+    pub fn unfeed(&mut self) -> u64 {
+        self.load.take().map_or(0, Load::stop)
+    }
+
+    pub fn start(&mut self, name: &str) {
+        self.start_with(name, &[]);
+    }
+
+    pub fn start_with(&mut self, name: &str, environment: &[(&str, &str)]) {
+        let instance = self.case.start_with(name, environment);
+        self.instances.insert(name.to_owned(), instance);
+    }
+
+    /// With something that happens at a step.
+    pub fn start_armed(&mut self, name: &str, point: &str) {
+        self.start_with(name, &[(failpoint::VARIABLE, point)]);
+    }
+
+    /// An instance that was started otherwise.
+    pub fn add(&mut self, name: &str, instance: Instance) {
+        self.instances.insert(name.to_owned(), instance);
+    }
+
+    pub fn pid(&self, name: &str) -> u32 {
+        self.instances[name].0.id()
+    }
+
+    pub fn signal(&self, name: &str, signal: &str) {
+        let pid = self.pid(name).to_string();
+        let sent = Command::new("kill").args([signal, &pid]).status().unwrap();
+        assert!(sent.success());
+    }
+
+    /// Ends it as a power cut would.
+    pub fn kill(&mut self, name: &str) {
+        drop(self.instances.remove(name).expect("it runs"));
+    }
+
+    /// Ends it as a service manager does; it must end cleanly.
+    pub fn stop(&mut self, name: &str) {
+        self.signal(name, "-TERM");
+        let code = self.ended(name);
+        assert_eq!(code, Some(0), "{}", self.case.log(name));
+    }
+
+    /// Waits until it has ended by itself; its exit code, or none where a signal ended it.
+    pub fn ended(&mut self, name: &str) -> Option<i32> {
+        let mut instance = self.instances.remove(name).expect("it runs");
+        let status = eventually("the instance to end", || instance.0.try_wait().unwrap());
+        status.code()
+    }
+
+    /// Waits until it has died at the step that it was armed with.
+    pub fn died(&mut self, name: &str) {
+        assert_eq!(self.ended(name), None, "{}", self.case.log(name));
+    }
+
+    /// Waits until the log of an instance says something.
+    pub fn says(&self, name: &str, what: &str) {
+        eventually(what, || self.case.log(name).contains(what).then_some(()));
+    }
+
+    /// Waits until so many partitions were restored by an instance since it was started.
+    pub fn restored(&self, name: &str, partitions: usize) {
+        eventually("partitions to be restored", || {
+            let restored = self.case.log(name).matches("partition restored").count();
+            (restored >= partitions).then_some(())
+        });
+    }
+
+    fn committed(&self) -> i64 {
+        let (group, topic) = (&self.case.input, &self.case.input);
+        self.broker().committed_offsets(group, topic).values().sum()
+    }
+
+    /// Waits until the group gets on, by a hundred events at least.
+    pub fn works(&self) {
+        let before = self.committed();
+        eventually("the group to get on", || {
+            (self.committed() >= before + 100).then_some(())
+        });
+    }
+
+    /// Waits until all that was written is folded or dead-lettered, without an end of the input.
+    pub fn works_off(&self) {
+        let end = self.broker().end(&self.case.input);
+        eventually("everything to be folded", || {
+            (self.committed() >= end).then_some(())
+        });
+    }
+
+    /// Whether a transaction is open on the change events.
+    pub fn in_transaction(&self) -> bool {
+        let topic = self.case.topic("changes");
+        let properties = [("bootstrap.servers".to_owned(), self.broker().servers())];
+        let bounds = source::bounds(&properties, "looks", &topic, DEADLINE).unwrap();
+        let stable: i64 = bounds.values().map(|(_, end)| end).sum();
+        stable < self.broker().end(&topic)
+    }
+
+    /// The sum of a metric of a running instance over its labels.
+    pub fn metric(&self, name: &str, metric: &str) -> f64 {
+        let (_, text) = get(&self.case.address(name), "/metrics").unwrap_or_default();
+        let values = text.lines().filter_map(|line| {
+            let rest = line.strip_prefix(metric)?;
+            rest.starts_with([' ', '{']).then_some(())?;
+            line.rsplit_once(' ')?.1.parse::<f64>().ok()
+        });
+        values.sum()
+    }
+
+    /// Lines of the configuration that are others from now on.
+    pub fn replace(&mut self, old: &'static str, new: impl Into<String>) {
+        self.case.replaced.retain(|(known, _)| *known != old);
+        self.case.replaced.push((old, new.into()));
+    }
+
+    /// Ends all that runs, works off what is left, on the old folder or on none, and accounts for every record.
+    pub fn finish(mut self) -> Report {
+        let produced = self.unfeed();
+        let names: Vec<String> = self.instances.keys().cloned().collect();
+        for name in &names {
+            self.signal(name, "-CONT");
+            self.signal(name, "-TERM");
+        }
+        for name in &names {
+            let code = self.ended(name);
+            assert_eq!(code, Some(0), "{name}: {}", self.case.log(name));
+        }
+        let drained = !self.stopped;
+        if drained {
+            let folder = if self.rng.bool() { "a" } else { "fresh" };
+            self.case.run_to_the_end(folder);
+        }
+        let report = verify::verify(&self.case.verify_options(drained), &mut |_| ()).unwrap();
+        let found: Vec<_> = (report.findings.keys())
+            .filter(|kind| !self.allowed.contains(kind))
+            .collect();
+        assert!(found.is_empty(), "{report:#?}");
+        assert!(report.events >= produced && report.folded > 0, "{report:?}");
+        report
+    }
+
+    /// The topics are not needed any more.
+    pub fn tidy(broker: &Broker, input: &str) {
+        let all = ["changes", "profiles", "checkpoints", "dead"];
+        let all = all.map(|kind| format!("{input}.{kind}"));
+        let mut names: Vec<&str> = all.iter().map(String::as_str).collect();
+        names.push(input);
+        broker.delete_topics(&names);
+    }
+}
