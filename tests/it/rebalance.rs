@@ -1,5 +1,7 @@
 //! Cooperative rebalances, which take some partitions and leave the others, in the middle of a restore.
 
+use std::time::{Duration, Instant};
+
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
 
 use crate::broker::{DEADLINE, eventually, unique};
@@ -28,6 +30,13 @@ impl Held {
     fn let_go(self) {
         self.0.abort_transaction(DEADLINE).unwrap();
     }
+}
+
+/// The configuration's lines for cooperative rebalances.
+fn cooperative() -> Vec<(&'static str, String)> {
+    let line = "\"max.poll.interval.ms\" = 6000";
+    let sticky = "\"partition.assignment.strategy\" = \"cooperative-sticky\"";
+    vec![(line, format!("{line}\n{sticky}"))]
 }
 
 fn revocations(case: &Case, folder: &str) -> usize {
@@ -66,11 +75,7 @@ fn all_at_work(case: &mut Case, from: i64) {
 #[test]
 fn what_a_cooperative_rebalance_leaves_here_in_the_middle_of_a_restore_is_restored() {
     let mut case = Case::new("cooperative");
-    case.replaced = vec![(
-        "\"max.poll.interval.ms\" = 6000",
-        "\"max.poll.interval.ms\" = 6000\n\"partition.assignment.strategy\" = \"cooperative-sticky\""
-            .to_owned(),
-    )];
+    case.replaced = cooperative();
     assert!(case.topics().status.success());
     case.produce(20, 20, 0);
 
@@ -105,4 +110,45 @@ fn what_a_cooperative_rebalance_leaves_here_in_the_middle_of_a_restore_is_restor
     stop(third);
     case.run_to_the_end("a");
     case.all_folded();
+}
+
+/// An instance that has just got partitions reads events within two seconds of that, whatever the model is at.
+fn flows_again(case: &mut Case) {
+    // Each answer takes far longer than that: who waits for the model comes too late.
+    let slow = [("LIMN_ENGINE__DELAY", "30s")];
+    assert!(case.topics().status.success());
+    case.produce(20, 20, 0);
+    let first = case.start_with("a", &slow);
+    let a = case.address("a");
+    eventually("updates under way", || {
+        (metric(&a, "limn_engine_running")? >= 10.0).then_some(())
+    });
+    let second = case.start_with("b", &slow);
+    let b = case.address("b");
+    eventually("an assignment", || {
+        case.log("b").contains("partitions assigned").then_some(())
+    });
+    let assigned = Instant::now();
+    eventually("events to be read", || {
+        (metric(&b, "limn_events_read_total")? > 0.0).then_some(())
+    });
+    let flowing = assigned.elapsed();
+    assert!(flowing < Duration::from_secs(2), "{flowing:?}");
+    eprintln!("{flowing:?} from the assignment to the first events");
+    drop(first);
+    drop(second);
+    case.run_to_the_end("a");
+    case.all_folded();
+}
+
+#[test]
+fn partitions_flow_again_within_two_seconds_of_their_assignment_with_work_in_flight() {
+    flows_again(&mut Case::new("flows"));
+}
+
+#[test]
+fn partitions_flow_again_within_two_seconds_of_a_cooperative_assignment_with_work_in_flight() {
+    let mut case = Case::new("flows-cooperative");
+    case.replaced = cooperative();
+    flows_again(&mut case);
 }

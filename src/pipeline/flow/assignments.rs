@@ -20,6 +20,8 @@ impl Flow<'_> {
             }
             return;
         }
+        let partitions: Vec<i32> = assigned.iter().map(|a| a.partition).collect();
+        tracing::info!(?partitions, "partitions assigned");
         self.restoring.extend(&assigned);
         self.gained
             .extend(assigned.iter().map(|a| (a.partition, a.start)));

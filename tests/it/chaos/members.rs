@@ -1,10 +1,12 @@
 //! Instances that come, go and stand still.
 
 use super::load::Events;
-use super::run::Run;
+use super::run::{POLL, Run};
 
-/// A line of the configuration that others can stand beside.
-const POLL: &str = "\"max.poll.interval.ms\" = 6000";
+/// What that line says here, and another beside it.
+fn beside(line: &str) -> String {
+    format!("\"max.poll.interval.ms\" = 3000\n{line}")
+}
 
 pub fn join_and_leave(run: &mut Run<'_>) {
     run.load(Events::default());
@@ -45,7 +47,7 @@ pub fn restart_all(run: &mut Run<'_>) {
 pub fn fixed(run: &mut Run<'_>) {
     run.load(Events::default());
     let start = |run: &mut Run<'_>, name: &str| {
-        run.replace(POLL, format!("{POLL}\n\"group.instance.id\" = \"{name}\""));
+        run.replace(POLL, beside(&format!("\"group.instance.id\" = \"{name}\"")));
         run.start(name);
     };
     start(run, "a");
@@ -63,12 +65,12 @@ pub fn fixed(run: &mut Run<'_>) {
         run.works();
     }
     // Who works off the rest is a third.
-    run.replace(POLL, POLL);
+    run.replace(POLL, beside(""));
 }
 
 pub fn cooperative(run: &mut Run<'_>) {
     let sticky = "\"partition.assignment.strategy\" = \"cooperative-sticky\"";
-    run.replace(POLL, format!("{POLL}\n{sticky}"));
+    run.replace(POLL, beside(sticky));
     join_and_leave(run);
 }
 

@@ -12,6 +12,9 @@ use crate::broker::{Broker, DEADLINE, eventually};
 use crate::case::{Case, Instance};
 use crate::http::get;
 
+/// A line of the configuration that others can stand beside.
+pub const POLL: &str = "\"max.poll.interval.ms\" = 6000";
+
 pub struct Run<'a> {
     pub case: Case<'a>,
     pub brokers: &'a [Broker],
@@ -26,8 +29,23 @@ pub struct Run<'a> {
 
 impl<'a> Run<'a> {
     pub fn new(name: &str, seed: u64, brokers: &'a [Broker]) -> Self {
+        let mut case = Case::on(&brokers[0], name);
+        // Kafka waits so long for the dead.
+        case.replaced = [
+            (
+                "\"session.timeout.ms\" = 6000",
+                "\"session.timeout.ms\" = 3000",
+            ),
+            (POLL, "\"max.poll.interval.ms\" = 3000"),
+            (
+                "transaction_timeout = \"5s\"",
+                "transaction_timeout = \"3s\"",
+            ),
+        ]
+        .map(|(old, new)| (old, new.to_owned()))
+        .to_vec();
         Self {
-            case: Case::on(&brokers[0], name),
+            case,
             brokers,
             rng: fastrand::Rng::with_seed(seed),
             allowed: Vec::new(),
