@@ -35,6 +35,12 @@ impl Folder {
         }
     }
 
+    /// Bytes of a block of the cache as candle's tensors have it, in `f32`.
+    fn plain_block(&self) -> u64 {
+        let spec = &self.spec;
+        (2 * spec.layers * spec.kv_heads * spec.head_dim * 32 * 4) as u64
+    }
+
     /// Bytes for so many blocks of the cache in `f32`.
     fn blocks(&self, count: u64) -> Option<u64> {
         let spec = &self.spec;
@@ -142,6 +148,23 @@ fn sixteen_at_once_have_the_answers_they_have_alone_with_drafts_without_and_in_a
     assert_eq!(narrow.description().context_tokens, 11 * 32);
     let (answers, _) = together(narrow);
     assert_eq!(answers, alone);
+}
+
+#[test]
+fn without_vector_instructions_candle_computes_and_gives_the_same_answers() {
+    let folder = Folder::new();
+    let (wanted, _) = together(Candle::open(&folder.config()).unwrap());
+    // One request waits for room, so blocks are copied and computed again here too.
+    for cache_bytes in [None, Some(12 * folder.plain_block())] {
+        let config = Config {
+            cache_bytes,
+            ..folder.config()
+        };
+        let fallback = open::open_on(None, &config).unwrap();
+        let (answers, figures) = together(fallback);
+        assert_eq!(answers, wanted);
+        assert!(figures.drafted > 0, "{figures:?}");
+    }
 }
 
 #[test]
