@@ -153,7 +153,9 @@ fn sixteen_at_once_have_the_answers_they_have_alone_with_drafts_without_and_in_a
 #[test]
 fn without_vector_instructions_candle_computes_and_gives_the_same_answers() {
     let folder = Folder::new();
-    let (wanted, _) = together(Candle::open(&folder.config()).unwrap());
+    let kernels = open::open_on(Some(kernels::paths()[0]), &folder.config()).unwrap();
+    let fingerprint = kernels.description().fingerprint.clone();
+    let (wanted, _) = together(kernels);
     // One request waits for room, so blocks are copied and computed again here too.
     for cache_bytes in [None, Some(12 * folder.plain_block())] {
         let config = Config {
@@ -161,6 +163,7 @@ fn without_vector_instructions_candle_computes_and_gives_the_same_answers() {
             ..folder.config()
         };
         let fallback = open::open_on(None, &config).unwrap();
+        assert_ne!(fallback.description().fingerprint, fingerprint);
         let (answers, figures) = together(fallback);
         assert_eq!(answers, wanted);
         assert!(figures.drafted > 0, "{figures:?}");
