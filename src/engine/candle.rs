@@ -62,7 +62,8 @@ pub struct Config {
     pub cache_bytes: Option<u64>,
     /// Most rows of one forward pass.
     pub step_tokens: usize,
-    /// Threads of the processor that compute; `None`: one for each processor that this process may use.
+    /// Threads of the processor that compute; `None`: one for each processor that this process may use. Where candle computes, on
+    /// processors with neither AVX2 nor AVX-512, `RAYON_NUM_THREADS` says it.
     pub threads: Option<usize>,
     /// Whether tokens of the previous summary are proposed and verified several at once. It changes how long an answer
     /// takes, never the answer.
@@ -91,7 +92,7 @@ impl Default for Config {
 /// The number format that a model is computed in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Dtype {
-    /// `int8` on x86 processors, `f32` on others, `bf16` on a GPU. Answers in fewer bits than `f32` are not always those of
+    /// `int8` on processors with AVX2 or AVX-512, `f32` on others, `bf16` on a GPU. Answers in fewer bits than `f32` are not always those of
     /// `f32` (docs/engine.md says how often).
     Auto,
     /// 32-bit floats.

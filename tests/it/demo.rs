@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::process::Command;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use limn::codec::proto::ProfileChange;
 use limn::config::Config;
@@ -163,21 +163,24 @@ fn a_demo_on_a_torn_folder_begins_anew_without_a_hand() {
     assert_eq!(folded(&all), EVENTS);
 }
 
+/// The demo's promise. It ends by itself before the five minutes are over, whether it has made them or not.
 #[test]
-fn sixty_updates_of_twenty_people_by_the_real_model_are_in_form_and_without_a_gap() {
+fn three_hundred_updates_by_the_real_model_within_five_minutes_are_in_form_and_without_a_gap() {
     let folder = tempfile::tempdir().unwrap();
+    let began = Instant::now();
     let output = Command::new(env!("CARGO_BIN_EXE_limn"))
-        .args(["demo", "--json", "--users", "20", "--max-updates", "60"])
+        .args(["demo", "--json", "--max-updates", "300"])
         .arg("--folder")
         .arg(folder.path())
-        // A slow machine may take long for the last ones.
-        .env("LIMN_SHUTDOWN__TIMEOUT", "200s")
         .output()
         .unwrap();
+    let took = began.elapsed();
     let said = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{said}");
     let changes = changes(&output.stdout);
-    assert_eq!(changes.len(), 60, "{said}");
+    assert_eq!(changes.len(), 300, "in {took:?}: {said}");
+    assert!(took < Duration::from_secs(300), "{took:?}: {said}");
+    eprintln!("300 updates in {took:?}");
     let mut versions: BTreeMap<String, u64> = BTreeMap::new();
     let mut in_form = 0;
     for change in changes {
@@ -189,7 +192,7 @@ fn sixty_updates_of_twenty_people_by_the_real_model_are_in_form_and_without_a_ga
         );
         *last = change.version;
     }
-    assert_eq!(versions.len(), 20, "{said}");
+    assert_eq!(versions.len(), 80, "{said}");
     // At least 95 of 100.
-    assert!(in_form * 100 >= 60 * 95, "{in_form} of 60");
+    assert!(in_form * 100 >= 300 * 95, "{in_form} of 300");
 }

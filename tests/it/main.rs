@@ -9,6 +9,8 @@ mod demo;
 mod deploy;
 mod group;
 mod http;
+mod load;
+mod logs;
 mod rebalance;
 mod service;
 mod sizes;

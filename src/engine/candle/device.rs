@@ -9,7 +9,7 @@ mod tests;
 use std::fmt;
 use std::str::FromStr;
 
-use super::Dtype;
+use super::{Dtype, kernels};
 use crate::engine::Error;
 pub(super) use memory::Memory;
 
@@ -71,21 +71,31 @@ impl Device {
     /// # Errors
     /// Why it is not computed there, and what would do.
     pub fn dtype(self, wanted: Dtype) -> Result<Dtype, &'static str> {
+        self.dtype_with(kernels::best().is_some(), wanted)
+    }
+
+    /// The same, the processor with or without `kernels` of ours.
+    pub(super) fn dtype_with(self, kernels: bool, wanted: Dtype) -> Result<Dtype, &'static str> {
         match (self, wanted) {
             (Self::Cuda(_), Dtype::Int8) => Err(
                 "int8 is computed on the processor only: a GPU computes in \"bf16\", which is its \"auto\", or in \"f32\"",
             ),
             (Self::Cuda(_), Dtype::Auto) => Ok(Dtype::Bf16),
-            (Self::Cpu, Dtype::Auto) if cfg!(target_arch = "x86_64") => Ok(Dtype::Int8),
+            (Self::Cpu, Dtype::Int8) if !kernels => Err(
+                "int8 wants AVX2 or AVX-512, and this processor has neither: give \"f32\", which is its \"auto\", or \"bf16\"",
+            ),
+            (Self::Cpu, Dtype::Auto) if kernels => Ok(Dtype::Int8),
             (Self::Cpu, Dtype::Auto) => Ok(Dtype::F32),
             (_, given) => Ok(given),
         }
     }
 
-    /// As the engine's fingerprint names it: the same model gives other answers on another kind of device.
-    pub(super) fn kind(self) -> &'static str {
+    /// As the engine's fingerprint names it: the same model gives other answers on another kind of device, and by candle's
+    /// operations others than by the `kernels` of ours.
+    pub(super) fn kind(self, kernels: bool) -> &'static str {
         match self {
-            Self::Cpu => "cpu",
+            Self::Cpu if kernels => "cpu",
+            Self::Cpu => "cpu-candle",
             Self::Cuda(_) => "cuda",
         }
     }

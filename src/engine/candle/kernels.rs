@@ -1,12 +1,16 @@
 //! The processor's own arithmetic: matrices, attention and the loops between them.
 //!
 //! A [`Path`] is a set of small loops for one kind of instructions (AVX-512, AVX2, none in particular). Which paths
-//! this processor has is found at run time; everything above them is the same code. What is written to by many threads
+//! this processor has is found at run time; everything above them is the same code. Where it has none but the plain loops,
+//! candle computes instead (`device.rs`): the loops are there for the tests alone, as the reference of the other paths. What is written to by many threads
 //! at once is lent to them as [`Shared`]: `unsafe` is here, where that is used above (`compute/cpu.rs`), and in the call that
 //! sets up a GPU (`device/cuda.rs`).
 //!
 //! Whatever the path, a row's result does not depend on the rows beside it: sums run in the same order for one row as
 //! for a thousand. So a token has the same logits alone, in a chunk of a prompt, and in the verification of a draft.
+
+// No processor but x86 has a path so far.
+#![cfg_attr(not(any(test, target_arch = "x86_64")), allow(dead_code))]
 
 mod activations;
 mod attention;
@@ -20,6 +24,7 @@ mod lanes;
 mod line;
 mod matrix;
 mod pool;
+#[cfg(test)]
 mod portable;
 mod product;
 #[cfg(test)]
@@ -141,14 +146,23 @@ pub(crate) struct Softmax {
     pub sum: [f32; MOST_ROWS],
 }
 
-/// The paths this processor has, the best one first.
-pub(crate) fn paths() -> Vec<&'static dyn Path> {
-    let mut paths: Vec<&'static dyn Path> = Vec::new();
+/// The paths of vector instructions that this processor has, the best one first.
+fn vector_paths() -> Vec<&'static dyn Path> {
     #[cfg(target_arch = "x86_64")]
-    {
-        paths.extend(avx512::paths());
-        paths.extend(avx2::paths());
-    }
+    return [avx512::paths(), avx2::paths()].concat();
+    #[cfg(not(target_arch = "x86_64"))]
+    Vec::new()
+}
+
+/// The best path that this processor has, where it has one of vector instructions.
+pub(crate) fn best() -> Option<&'static dyn Path> {
+    vector_paths().first().copied()
+}
+
+/// The paths this processor has, the best one first, the plain loops last.
+#[cfg(test)]
+pub(crate) fn paths() -> Vec<&'static dyn Path> {
+    let mut paths = vector_paths();
     paths.push(&portable::Portable);
     paths
 }

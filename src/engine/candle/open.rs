@@ -10,7 +10,7 @@ use tokio::sync::mpsc;
 use super::compute::{Compute, Cpu, TensorCompute, Times};
 use super::device::{Device, Memory, memory};
 use super::draft::Policy;
-use super::kernels::Format;
+use super::kernels::{self, Format};
 use super::load::{self, Loaded, Tensors, Wanted};
 use super::model::Model;
 use super::scheduler::Limits;
@@ -27,7 +27,7 @@ const USUAL_POSITIONS: usize = 512;
 pub(super) enum Built {
     /// On the kernels of this crate.
     Cpu(Box<Model<Cpu>>),
-    /// On candle's tensors.
+    /// On candle's tensors, on a GPU or on a processor without a path.
     Tensors(Box<Model<TensorCompute>>),
 }
 
@@ -76,8 +76,13 @@ pub(super) struct Ready {
     pub fingerprint: String,
 }
 
-/// Reads and builds the model. Blocks.
+/// Reads and builds the model, for the best that this machine has. Blocks.
 pub(super) fn build(config: &Config) -> Result<Ready, Error> {
+    build_on(kernels::best(), config)
+}
+
+/// The same on a processor whose best path is this one.
+fn build_on(path: Option<&'static dyn kernels::Path>, config: &Config) -> Result<Ready, Error> {
     let Loaded {
         spec,
         mut tensors,
@@ -89,8 +94,8 @@ pub(super) fn build(config: &Config) -> Result<Ready, Error> {
         tokenizer: config.tokenizer.as_deref(),
         thinking: config.thinking,
     })?;
-    let place = Place::of(config)?;
-    let fingerprint = fingerprint(config, place.dtype, &files)?;
+    let place = Place::of(path, config)?;
+    let fingerprint = fingerprint(config, &place, &files)?;
     let context = config
         .context_tokens
         .map_or(spec.context, |wanted| spec.context.min(wanted as usize));
@@ -107,6 +112,14 @@ pub(super) fn build(config: &Config) -> Result<Ready, Error> {
 }
 
 pub(super) fn open(config: &Config) -> Result<Candle, Error> {
+    open_on(kernels::best(), config)
+}
+
+/// The same on a processor whose best path is this one; without one candle's operations compute.
+pub(super) fn open_on(
+    path: Option<&'static dyn kernels::Path>,
+    config: &Config,
+) -> Result<Candle, Error> {
     let Ready {
         mut model,
         chat,
@@ -114,7 +127,7 @@ pub(super) fn open(config: &Config) -> Result<Candle, Error> {
         dtype,
         limits,
         fingerprint,
-    } = build(config)?;
+    } = build_on(path, config)?;
     let (longest, bound) = limits.longest();
     let mut name = file_name(&config.model);
     if let Some(adapter) = &config.adapter {
@@ -158,19 +171,24 @@ pub(super) fn open(config: &Config) -> Result<Candle, Error> {
 /// What computes, and in which number format.
 struct Place {
     device: candle_core::Device,
+    /// The kernels of this crate that compute; `None`: candle's operations do, on a GPU or on a processor that has none of the
+    /// vector instructions that there are kernels for.
+    path: Option<&'static dyn kernels::Path>,
     dtype: Dtype,
 }
 
 impl Place {
-    fn of(config: &Config) -> Result<Self, Error> {
+    /// On the device that is asked for; `path`: the processor's best.
+    fn of(path: Option<&'static dyn kernels::Path>, config: &Config) -> Result<Self, Error> {
         let dtype = config
             .device
-            .dtype(config.dtype)
+            .dtype_with(path.is_some(), config.dtype)
             .map_err(|reason| Error::Broken {
                 reason: format!("engine.dtype: {reason}"),
             })?;
         Ok(Self {
             device: config.device.open()?,
+            path: path.filter(|_| config.device == Device::Cpu),
             dtype,
         })
     }
@@ -185,7 +203,7 @@ impl Place {
 
     /// Bytes of a block of the cache, in all layers.
     fn bytes_per_block(&self, spec: &Spec) -> usize {
-        if self.device.is_cpu() {
+        if self.path.is_some() {
             return Cpu::bytes_per_block(spec, self.format());
         }
         2 * spec.layers * spec.kv_heads * spec.head_dim * BLOCK * self.tensors().size_in_bytes()
@@ -227,14 +245,19 @@ impl Place {
         let failed = |error: candle_core::Error| Error::Broken {
             reason: format!("{}: {error}", config.model.display()),
         };
-        if self.device.is_cpu() {
+        if let Some(path) = self.path {
             let threads = config
                 .threads
                 .unwrap_or_else(|| available_parallelism().map_or(1, usize::from));
             let rows = limits.step_tokens.max(limits.sequences + BLOCK);
-            let compute =
-                Cpu::new(spec, self.format(), limits.blocks, rows, threads).map_err(failed)?;
+            let compute = Cpu::new(path, spec, self.format(), limits.blocks, rows, threads)
+                .map_err(failed)?;
             return Ok(Built::Cpu(Box::new(Model::new(compute, spec, tensors)?)));
+        }
+        if self.device.is_cpu() {
+            tracing::warn!(
+                "this processor has neither AVX2 nor AVX-512: candle's operations compute, which are slower; their threads are RAYON_NUM_THREADS, not engine.threads"
+            );
         }
         let compute = TensorCompute::new(
             spec,
@@ -333,11 +356,11 @@ fn limits(
 }
 
 /// See [`Description::fingerprint`].
-fn fingerprint(config: &Config, dtype: Dtype, files: &[PathBuf]) -> Result<String, Error> {
+fn fingerprint(config: &Config, place: &Place, files: &[PathBuf]) -> Result<String, Error> {
     let mut all = blake3::Hasher::new();
     all.update(CODE_VERSION.as_bytes());
-    all.update(config.device.kind().as_bytes());
-    all.update(dtype.name().as_bytes());
+    all.update(config.device.kind(place.path.is_some()).as_bytes());
+    all.update(place.dtype.name().as_bytes());
     all.update(&[u8::from(config.thinking)]);
     for file in files {
         all.update(file_hash(file)?.as_bytes());

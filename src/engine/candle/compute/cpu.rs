@@ -11,7 +11,7 @@ use candle_core::{Error, Result, Storage, Tensor, bail};
 
 use super::super::kernels::{
     Activations, Attention, Cache, Format, Heads, Inputs, Kind, Matrix, Path, Pool, Run, Shared,
-    Shelf, paths,
+    Shelf,
 };
 use super::super::spec::Spec;
 use super::super::step::{BLOCK, Step};
@@ -44,23 +44,11 @@ pub(crate) struct Cpu {
 }
 
 impl Cpu {
-    /// Room for `blocks` blocks of positions and steps of `max_rows` rows, on `threads` threads (the caller's included),
-    /// on the best path that this processor has.
+    /// Room for `blocks` blocks of positions and steps of `max_rows` rows, on `threads` threads (the caller's included).
     ///
     /// # Errors
     /// Where the sizes are not such as the kernels can do, or there are no threads to be had.
     pub(crate) fn new(
-        spec: &Spec,
-        format: Format,
-        blocks: usize,
-        max_rows: usize,
-        threads: usize,
-    ) -> Result<Self> {
-        Self::on(paths()[0], spec, format, blocks, max_rows, threads)
-    }
-
-    /// The same on a path of one's choice.
-    fn on(
         path: &'static dyn Path,
         spec: &Spec,
         format: Format,

@@ -1,4 +1,5 @@
-//! The operations by candle's own tensors: what a GPU runs, and in the tests a reference for the kernels of this crate.
+//! The operations by candle's own tensors: what a GPU runs, and a processor that the kernels of this crate have no path for; in the
+//! tests a reference for these.
 
 mod groups;
 #[cfg(test)]
@@ -22,7 +23,7 @@ pub(crate) struct TensorCompute {
     sines: Tensor,
     /// Keys and values of each layer, `[blocks · BLOCK, kv_heads · head_dim]`.
     cache: Vec<(Tensor, Tensor)>,
-    /// A falling number for each token, `[vocab]`: see [`Compute::likeliest`].
+    /// A falling number for each token, `[vocab]`: see [`TensorCompute::ranked`].
     falling: Tensor,
     step: Taken,
 }
@@ -103,6 +104,15 @@ impl TensorCompute {
         let x = x.reshape((1, rows, heads, width))?;
         rotary_emb::rope_thd(&x, &self.step.cosines, &self.step.sines)?
             .reshape((rows, heads * width))
+    }
+
+    /// The logits that are their row's highest, the first of them above the others, and 0 for all else: on a GPU candle's argmax
+    /// gives any of equal values, and in 16 bits the highest are often equal.
+    fn ranked(&self, logits: &Tensor, highest: &Tensor) -> Result<Tensor> {
+        logits
+            .broadcast_eq(highest)?
+            .to_dtype(DType::F32)?
+            .broadcast_mul(&self.falling)
     }
 
     /// Attention of one group: queries `[T, heads · head_dim]` to the group's rows, padded, `[sequences · rows, heads · head_dim]`.
@@ -255,15 +265,10 @@ impl Compute for TensorCompute {
     }
 
     fn likeliest(&mut self, logits: &Tensor) -> Result<Vec<u32>> {
-        // On a GPU candle's argmax gives any of equal values, and in 16 bits the highest are often equal.
         let logits = logits.to_dtype(DType::F32)?;
         let highest = logits.max_keepdim(D::Minus1)?;
-        let tokens = logits
-            .broadcast_eq(&highest)?
-            .to_dtype(DType::F32)?
-            .broadcast_mul(&self.falling)?
-            .argmax(D::Minus1)?
-            .to_vec1::<u32>()?;
+        let tokens = self.ranked(&logits, &highest)?;
+        let tokens = tokens.argmax(D::Minus1)?.to_vec1::<u32>()?;
         let highest = highest.flatten_all()?.to_vec1::<f32>()?;
         let sound = |(token, highest): (u32, f32)| {
             if highest.is_finite() { token } else { NOTHING }

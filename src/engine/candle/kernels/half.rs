@@ -37,6 +37,7 @@ pub(crate) fn f16_from(x: f32) -> u16 {
 
 /// The float that is this half-precision float.
 #[inline(always)]
+#[cfg(test)]
 pub(crate) fn f16_to(x: u16) -> f32 {
     let sign = u32::from(x & 0x8000) << 16;
     let magnitude = u32::from(x & 0x7fff);

@@ -18,6 +18,7 @@ impl Line {
     }
 
     /// The 64 bytes.
+    #[cfg(test)]
     pub(crate) fn bytes(&self) -> &[u8; 64] {
         // SAFETY: as in `bytes_mut`.
         unsafe { &*std::ptr::from_ref(&self.0).cast::<[u8; 64]>() }
@@ -30,6 +31,7 @@ impl Line {
     }
 
     /// As 32 halves.
+    #[cfg(test)]
     pub(crate) fn halves(&self) -> &[u16; 32] {
         // SAFETY: as in `halves_mut`.
         unsafe { &*std::ptr::from_ref(&self.0).cast::<[u16; 32]>() }
@@ -42,6 +44,7 @@ impl Line {
     }
 
     /// As 16 floats.
+    #[cfg(test)]
     pub(crate) fn floats(&self) -> &[f32; 16] {
         // SAFETY: as in `floats_mut`.
         unsafe { &*std::ptr::from_ref(&self.0).cast::<[f32; 16]>() }

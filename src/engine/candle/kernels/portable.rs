@@ -1,4 +1,4 @@
-//! Plain loops for any processor; what the other paths are tested against as well.
+//! Plain loops for any processor: what the other paths are tested against.
 
 use super::lanes::elementwise;
 use super::{COLUMNS, INT8_LINES, Line, MOST_ROWS, Path, SCALED, Scales, Softmax, Tile, half};

@@ -4,7 +4,7 @@ use candle_core::{DType, Device};
 
 use super::*;
 use crate::engine::candle::compute::{Cpu, TensorCompute};
-use crate::engine::candle::kernels::Format;
+use crate::engine::candle::kernels::{Format, paths};
 use crate::engine::candle::made::{self, Made};
 use crate::engine::candle::spec::RopeScaling;
 use crate::engine::candle::step::{BLOCK, Span, Wanted};
@@ -27,7 +27,7 @@ impl Both {
     fn new(spec: Spec) -> Self {
         let mut made = Made::new(spec, 11);
         let spec = made.spec.clone();
-        let cpu = Cpu::new(&spec, Format::F32, BLOCKS, 512, 2).unwrap();
+        let cpu = Cpu::new(paths()[0], &spec, Format::F32, BLOCKS, 512, 2).unwrap();
         let mut tensors = |dtype| {
             let compute =
                 TensorCompute::new(&spec, &Device::Cpu, dtype, BLOCKS, spec.context).unwrap();

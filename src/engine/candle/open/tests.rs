@@ -1,5 +1,6 @@
 //! What a model may hold, by its configuration and the memory that there is.
 
+use super::super::kernels::best;
 use super::super::made::{Made, small};
 use super::*;
 use crate::engine::Bound;
@@ -23,14 +24,14 @@ fn limits_of(config: &Config, memory: Option<Memory>) -> Result<Limits, Error> {
         config,
         &spec,
         spec.context,
-        &Place::of(config).unwrap(),
+        &Place::of(best(), config).unwrap(),
         memory,
     )
 }
 
 /// Bytes of a block and of the weights.
 fn sizes() -> (usize, usize) {
-    let place = Place::of(&f32_config()).unwrap();
+    let place = Place::of(best(), &f32_config()).unwrap();
     (
         place.bytes_per_block(&small()),
         place.weight_bytes(&small()),
@@ -109,7 +110,7 @@ fn weights_take_the_bits_of_their_format() {
             dtype,
             ..Config::default()
         };
-        Place::of(&config).unwrap().weight_bytes(&spec)
+        Place::of(best(), &config).unwrap().weight_bytes(&spec)
     };
     let numbers: usize = spec
         .weights()
@@ -125,28 +126,39 @@ fn weights_take_the_bits_of_their_format() {
 
 #[test]
 fn the_number_format_is_the_devices_choice_unless_one_is_given() {
-    let chosen = |dtype| {
+    let chosen = |path, dtype| {
         let config = Config {
             dtype,
             ..Config::default()
         };
-        let place = Place::of(&config).unwrap();
-        (place.dtype, place.format())
+        Place::of(path, &config)
+            .map(|place| (place.dtype, place.format(), place.tensors()))
+            .map_err(|e| e.to_string())
     };
-    let auto = if cfg!(target_arch = "x86_64") {
-        (Dtype::Int8, Format::Int8)
+    let auto = if best().is_some() {
+        (Dtype::Int8, Format::Int8, DType::BF16)
     } else {
-        (Dtype::F32, Format::F32)
+        (Dtype::F32, Format::F32, DType::F32)
     };
-    assert_eq!(chosen(Dtype::Auto), auto);
-    assert_eq!(chosen(Dtype::F32), (Dtype::F32, Format::F32));
-    assert_eq!(chosen(Dtype::Bf16), (Dtype::Bf16, Format::Bf16));
+    assert_eq!(chosen(best(), Dtype::Auto), Ok(auto));
+    let f32 = (Dtype::F32, Format::F32, DType::F32);
+    let bf16 = (Dtype::Bf16, Format::Bf16, DType::BF16);
+    for path in [best(), None] {
+        assert_eq!(chosen(path, Dtype::F32), Ok(f32));
+        assert_eq!(chosen(path, Dtype::Bf16), Ok(bf16));
+    }
+    // Candle has no such 8 bits.
+    assert_eq!(chosen(None, Dtype::Auto), Ok(f32));
+    let said = chosen(None, Dtype::Int8).unwrap_err();
+    for part in ["engine.dtype: int8", "AVX2", "\"f32\"", "\"bf16\""] {
+        assert!(said.contains(part), "{part} is not in: {said}");
+    }
     let wrong = Config {
         device: Device::Cuda(0),
         dtype: Dtype::Int8,
         ..Config::default()
     };
-    let said = Place::of(&wrong).err().unwrap().to_string();
+    let said = Place::of(best(), &wrong).err().unwrap().to_string();
     assert!(said.contains("engine.dtype: int8"), "{said}");
 }
 
@@ -182,19 +194,26 @@ fn a_cache_that_no_memory_can_hold_is_an_error_that_names_its_key() {
 }
 
 #[test]
-fn each_kind_of_device_has_a_fingerprint_of_its_own() {
-    let of = |device, dtype| {
+fn each_kind_of_what_computes_has_a_fingerprint_of_its_own() {
+    let path = kernels::paths()[0];
+    let of = |device, path, dtype| {
         let config = Config {
             device,
             ..Config::default()
         };
-        fingerprint(&config, dtype, &[]).unwrap()
+        let place = Place {
+            device: candle_core::Device::Cpu,
+            path,
+            dtype,
+        };
+        fingerprint(&config, &place, &[]).unwrap()
     };
-    let cpu = of(Device::Cpu, Dtype::F32);
-    assert_ne!(cpu, of(Device::Cuda(0), Dtype::F32));
-    assert_ne!(cpu, of(Device::Cpu, Dtype::Bf16));
-    assert_eq!(
-        of(Device::Cuda(0), Dtype::F32),
-        of(Device::Cuda(1), Dtype::F32)
-    );
+    let cpu = of(Device::Cpu, Some(path), Dtype::F32);
+    let cuda = of(Device::Cuda(0), None, Dtype::F32);
+    let candle = of(Device::Cpu, None, Dtype::F32);
+    assert_ne!(cpu, cuda);
+    assert_ne!(cpu, candle);
+    assert_ne!(candle, cuda);
+    assert_ne!(cpu, of(Device::Cpu, Some(path), Dtype::Bf16));
+    assert_eq!(cuda, of(Device::Cuda(1), None, Dtype::F32));
 }

@@ -3,7 +3,7 @@
 use candle_core::{Device as On, Tensor};
 
 use super::super::compute::Cpu;
-use super::super::kernels::Format;
+use super::super::kernels::{Format, paths};
 use super::super::load::{Loaded, Wanted, load};
 use super::super::model::Model;
 use super::super::reference::Reference;
@@ -71,7 +71,7 @@ fn the_real_models_logits_are_candle_transformers_whole_in_chunks_and_behind_a_s
         (forward(&prompt[..n], 0), forward(&prompt[n..], n))
     };
     let mut tensors = loaded().tensors;
-    let compute = Cpu::new(&spec, Format::F32, 32, 256, 2).unwrap();
+    let compute = Cpu::new(paths()[0], &spec, Format::F32, 32, 256, 2).unwrap();
     let mut model = Model::new(compute, &spec, tensors.as_mut()).unwrap();
     let blocks: Vec<u32> = (0..8).rev().collect();
     let whole = logits(&mut model, &prompt[..n], 0, &blocks);

@@ -35,6 +35,12 @@ impl Folder {
         }
     }
 
+    /// Bytes of a block of the cache as candle's tensors have it, in `f32`.
+    fn plain_block(&self) -> u64 {
+        let spec = &self.spec;
+        (2 * spec.layers * spec.kv_heads * spec.head_dim * 32 * 4) as u64
+    }
+
     /// Bytes for so many blocks of the cache in `f32`.
     fn blocks(&self, count: u64) -> Option<u64> {
         let spec = &self.spec;
@@ -142,6 +148,26 @@ fn sixteen_at_once_have_the_answers_they_have_alone_with_drafts_without_and_in_a
     assert_eq!(narrow.description().context_tokens, 11 * 32);
     let (answers, _) = together(narrow);
     assert_eq!(answers, alone);
+}
+
+#[test]
+fn without_vector_instructions_candle_computes_and_gives_the_same_answers() {
+    let folder = Folder::new();
+    let kernels = open::open_on(Some(kernels::paths()[0]), &folder.config()).unwrap();
+    let fingerprint = kernels.description().fingerprint.clone();
+    let (wanted, _) = together(kernels);
+    // One request waits for room, so blocks are copied and computed again here too.
+    for cache_bytes in [None, Some(12 * folder.plain_block())] {
+        let config = Config {
+            cache_bytes,
+            ..folder.config()
+        };
+        let fallback = open::open_on(None, &config).unwrap();
+        assert_ne!(fallback.description().fingerprint, fingerprint);
+        let (answers, figures) = together(fallback);
+        assert_eq!(answers, wanted);
+        assert!(figures.drafted > 0, "{figures:?}");
+    }
 }
 
 #[test]

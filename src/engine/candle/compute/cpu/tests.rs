@@ -2,6 +2,7 @@
 
 use candle_core::Device;
 
+use super::super::super::kernels::paths;
 use super::super::super::kernels::random::Random;
 use super::super::super::spec::Spec;
 use super::super::super::step::Span;
@@ -133,7 +134,7 @@ const FORMATS: [Format; 3] = [Format::F32, Format::Bf16, Format::Int8];
 fn each(test: impl Fn(&mut Cpu, &Model)) {
     for path in paths() {
         for format in FORMATS {
-            let mut cpu = Cpu::on(path, &spec(), format, 20, 200, 2).unwrap();
+            let mut cpu = Cpu::new(path, &spec(), format, 20, 200, 2).unwrap();
             let model = Model::new(&cpu, &spec());
             test(&mut cpu, &model);
         }
@@ -182,7 +183,7 @@ fn a_shared_and_a_copied_prefix_give_the_bits_of_an_own_one() {
 #[test]
 fn number_formats_and_paths_agree_within_their_errors() {
     let logits = |path, format| {
-        let mut cpu = Cpu::on(path, &spec(), format, 20, 200, 1).unwrap();
+        let mut cpu = Cpu::new(path, &spec(), format, 20, 200, 1).unwrap();
         let model = Model::new(&cpu, &spec());
         model.step(&mut cpu, &step(&[(0, 0..70, [1, 2, 3])]))
     };
@@ -206,7 +207,7 @@ fn number_formats_and_paths_agree_within_their_errors() {
 
 #[test]
 fn rows_turn_by_their_positions() {
-    let mut cpu = Cpu::new(&spec(), Format::F32, 20, 200, 1).unwrap();
+    let mut cpu = Cpu::new(paths()[0], &spec(), Format::F32, 20, 200, 1).unwrap();
     // Far, then near: known angles are used again.
     for start in [60, 3] {
         cpu.begin(&step(&[(0, start..start + 2, [1, 2, 3])]))
@@ -225,7 +226,7 @@ fn rows_turn_by_their_positions() {
 
 #[test]
 fn what_does_not_fit_is_an_error_that_says_so() {
-    let mut cpu = Cpu::new(&spec(), Format::Int8, 4, 100, 1).unwrap();
+    let mut cpu = Cpu::new(paths()[0], &spec(), Format::Int8, 4, 100, 1).unwrap();
     let mut refused = |step: Step, reason: &str| {
         let text = format!("{:?}", cpu.begin(&step).unwrap_err());
         assert!(text.contains(reason), "{text}");
@@ -266,7 +267,7 @@ fn what_does_not_fit_is_an_error_that_says_so() {
             head_dim,
             ..spec()
         };
-        assert!(Cpu::new(&odd, Format::F32, 4, 100, 1).is_err());
+        assert!(Cpu::new(paths()[0], &odd, Format::F32, 4, 100, 1).is_err());
     }
 }
 
@@ -303,7 +304,7 @@ fn what_is_done_at_once_is_the_same_as_one_after_the_other() {
 
 #[test]
 fn rows_selected_are_those_asked_for() {
-    let mut cpu = Cpu::new(&spec(), Format::F32, 4, 100, 2).unwrap();
+    let mut cpu = Cpu::new(paths()[0], &spec(), Format::F32, 4, 100, 2).unwrap();
     let model = Model::new(&cpu, &spec());
     let x = cpu.embed(&model.head, &[4, 9, 2]).unwrap();
     let y = cpu.select(&x, &[2, 0]).unwrap();
@@ -313,7 +314,7 @@ fn rows_selected_are_those_asked_for() {
 
 #[test]
 fn in_8_bits_what_is_to_be_fine_has_16_and_an_embedding_in_8_is_refused() {
-    let mut cpu = Cpu::new(&spec(), Format::Int8, 4, 100, 1).unwrap();
+    let mut cpu = Cpu::new(paths()[0], &spec(), Format::Int8, 4, 100, 1).unwrap();
     let weights = [weights(&mut Random::new(4), 64, 48)];
     let asked = cpu.matrix(&weights, Asked).unwrap();
     let fine = cpu.matrix(&weights, Fine).unwrap();
@@ -337,7 +338,7 @@ fn in_8_bits_what_is_to_be_fine_has_16_and_an_embedding_in_8_is_refused() {
 
 #[test]
 fn a_step_tells_its_times_once() {
-    let mut cpu = Cpu::new(&spec(), Format::Int8, 4, 100, 1).unwrap();
+    let mut cpu = Cpu::new(paths()[0], &spec(), Format::Int8, 4, 100, 1).unwrap();
     let model = Model::new(&cpu, &spec());
     model.step(&mut cpu, &step(&[(0, 0..40, [0, 1, 2])]));
     let times = cpu.times();
