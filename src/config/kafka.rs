@@ -48,7 +48,6 @@ const OURS: &[(&str, &str)] = &[
         "an idle partition is known by its end",
     ),
     ("group.id", "set source.group instead"),
-    ("group.protocol", "limn works with the classic protocol"),
     (
         "isolation.level",
         "the input is read committed, so that nothing aborted is folded",
@@ -286,6 +285,8 @@ const COMMON: &[&str] = &[
     "fetch.min.bytes",
     "fetch.wait.max.ms",
     "group.instance.id",
+    "group.protocol",
+    "group.remote.assignor",
     "heartbeat.interval.ms",
     "linger.ms",
     "max.partition.fetch.bytes",

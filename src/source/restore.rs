@@ -97,7 +97,9 @@ pub fn restore<E: From<Error>>(
             if Instant::now() > until {
                 return Err(Error::Kafka {
                     doing: format!("waiting for open transactions on {topic}[{partition}]"),
-                    reason: format!("still open at offset {stable} of {end} after {wait:?}"),
+                    reason: format!(
+                        "still open at offset {stable} of {end} after {wait:?}; one that outlasts commit.transaction_timeout hangs: look for it with kafka-transactions.sh find-hanging, and end it with kafka-transactions.sh abort"
+                    ),
                 }
                 .into());
             }

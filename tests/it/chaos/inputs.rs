@@ -149,7 +149,7 @@ pub fn many_users(run: &mut Run<'_>) {
     run.topics();
     let users = scaled(1_000_000);
     let half = users / 2;
-    let of = |n: u32| Event::of(&format!("once{n}"), 1_000_000 + i64::from(n), 0);
+    let of = |n: u32| Event::of(&format!("once{n}"), 1_000_000 + 10 * i64::from(n), 0);
     many(run, (0..half).map(of));
     run.start("a");
     run.works();

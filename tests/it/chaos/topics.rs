@@ -66,6 +66,7 @@ pub fn removed(run: &mut Run<'_>) {
     let ends = run.broker().ends(&input);
     for (partition, end) in &ends {
         run.broker().delete_records(&input, *partition, *end);
+        run.removed += end.unsigned_abs();
     }
     run.signal("a", "-CONT");
     stops(run, &[&input, "were removed before they were folded"]);
