@@ -17,7 +17,7 @@ LIMN_FUZZ_SEEDS="$PWD/fuzz/seeds" LIMN_FUZZ_SECONDS=0 cargo test --quiet --locke
 cargo fuzz build --sanitizer none --dev
 failed=()
 for target in $(cargo fuzz list); do
-    mkdir -p "fuzz/corpus/$target"
+    mkdir -p "fuzz/corpus/$target" "fuzz/seeds/$target"
     echo "fuzz: $target for $seconds s" >&2
     cargo fuzz run --sanitizer none --dev "$target" "fuzz/corpus/$target" "fuzz/seeds/$target" -- \
         -max_total_time="$seconds" -rss_limit_mb=2048 -malloc_limit_mb=256 -verbosity=0 -print_final_stats=1 ||
