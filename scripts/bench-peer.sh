@@ -24,7 +24,10 @@ if [[ -z "$limn" ]]; then
 fi
 
 if [[ -z "$inside" ]]; then
-    command -v javac >/dev/null || { echo "bench-peer: javac is missing: install a JDK 17 or newer (Debian, Ubuntu: apt-get install openjdk-17-jdk-headless)" >&2; exit 1; }
+    if ! command -v javac >/dev/null; then
+        echo "bench-peer: javac is missing: install a JDK 17 or newer (Debian, Ubuntu: apt-get install openjdk-17-jdk-headless)" >&2
+        exit 1
+    fi
     cache="${LIMN_CACHE:-$HOME/.cache/limn}"
     libs="$cache/kafka-streams-4.3.1"
     folder=$(mktemp -d)

@@ -179,7 +179,7 @@ public class Peer {
         p.put(StreamsConfig.REPLICATION_FACTOR_CONFIG, 1);
         p.put(StreamsConfig.TOPOLOGY_OPTIMIZATION_CONFIG, StreamsConfig.OPTIMIZE);
         // All that changes between two commits fits (10 MiB by default): a session that gets ten events in that time goes
-        // through RocksDB, the changelog and suppress once and not ten times. This is the setting that counts most.
+        // through RocksDB, the changelog and suppress once and not ten times.
         p.put(StreamsConfig.STATESTORE_CACHE_MAX_BYTES_CONFIG, 256L << 20);
         // More records wait for each task, so that no poll finds it idle.
         p.put(StreamsConfig.BUFFERED_RECORDS_PER_PARTITION_CONFIG, 10_000);
