@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Starts a real Apache Kafka on free ports of this machine, runs a command with its address in LIMN_KAFKA__BROKERS, and
 # takes the broker away again: scripts/with-kafka.sh COMMAND ARGUMENTS…
+# KAFKA_PROPERTIES may hold further lines for its server.properties.
 # Needs what scripts/fetch-kafka.sh needs: Java 17 or newer, and Maven for the first time.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -35,6 +36,7 @@ transaction.state.log.min.isr=1
 transaction.state.log.num.partitions=4
 group.initial.rebalance.delay.ms=0
 auto.create.topics.enable=false
+${KAFKA_PROPERTIES:-}
 PROPERTIES
 kafka() {
     java -Xmx768m -cp "$libs/*" "$@"

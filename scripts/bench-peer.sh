@@ -1,0 +1,74 @@
+#!/usr/bin/env bash
+# limn and Kafka Streams on the same events and the same broker, one after the other:
+#   scripts/bench-peer.sh [--events N] [--users N] [--list line|whole] [--limn PROGRAM]
+# Prints a JSON object for each, and one with the ratios; benches/kafka-streams/README.md says what they mean.
+# Builds limn unless a PROGRAM is given. Needs a JDK 17 or newer (javac), Maven for the first time, and Python 3.
+# LIMN_CACHE says where the cache is; default: ~/.cache/limn
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+events=1000000 users=100000 list=line limn= inside=
+while [[ $# -gt 0 ]]; do
+    case "$1" in
+        --events) events=$2 ;;
+        --users) users=$2 ;;
+        --list) list=$2 ;;
+        --limn) limn=$2 ;;
+        --inside) inside=$2 ;; # how this script goes on once the broker is there: the folder of the classes and jars
+        *) sed -n 2,6p "$0" >&2; exit 2 ;;
+    esac
+    shift 2
+done
+if [[ -z "$limn" ]]; then
+    cargo build --release --locked
+    limn=target/release/limn
+fi
+
+if [[ -z "$inside" ]]; then
+    if ! command -v javac >/dev/null; then
+        echo "bench-peer: javac is missing: install a JDK 17 or newer (Debian, Ubuntu: apt-get install openjdk-17-jdk-headless)" >&2
+        exit 1
+    fi
+    cache="${LIMN_CACHE:-$HOME/.cache/limn}"
+    libs="$cache/kafka-streams-4.3.1"
+    folder=$(mktemp -d)
+    part=
+    trap 'rm -rf "$folder" ${part:+"$part"}' EXIT
+    if [[ ! -d "$libs" ]]; then
+        echo "bench-peer: fetching Kafka Streams (about 100 MB)" >&2
+        mkdir -p "$cache"
+        # Filled beside the target and moved there whole: a folder under the final name is always complete.
+        part=$(mktemp -d "$libs.XXXXXX")
+        mvn -q -B --strict-checksums -f benches/kafka-streams/pom.xml dependency:copy-dependencies \
+            -DoutputDirectory="$part" -DincludeScope=runtime </dev/null >&2
+        chmod 755 "$part"
+        mv -T "$part" "$libs" 2>/dev/null || [[ -d "$libs" ]]
+    fi
+    ln -s "$libs" "$folder/libs"
+    javac -proc:none -cp "$libs/*" -d "$folder/classes" benches/kafka-streams/Peer.java
+    # limn's bench deletes its topics; this broker keeps them, so that Kafka Streams reads the very same records.
+    KAFKA_PROPERTIES="delete.topic.enable=false" scripts/with-kafka.sh "$0" --inside "$folder" \
+        --events "$events" --users "$users" --list "$list" --limn "$limn"
+    exit
+fi
+
+echo "bench-peer: $(nproc) processors, load $(cut -d ' ' -f 1-3 /proc/loadavg 2>/dev/null || echo unknown)" >&2
+# The state folder is made inside the folder in which limn is started.
+"$limn" bench stream --config config/bench.toml --events "$events" --users "$users" \
+    2> >(tee "$inside/limn.log" >&2) >"$inside/limn.json"
+topic=$(grep -om1 'limn-bench-[0-9a-f]\{8\}' "$inside/limn.log")
+echo "bench-peer: load $(cut -d ' ' -f 1-3 /proc/loadavg 2>/dev/null || echo unknown)" >&2
+# The throughput collector: on few processors it takes less of them than G1. The heap is as large as it will be from the start.
+java -XX:+UseParallelGC -Xms1536m -Xmx1536m -Dorg.slf4j.simpleLogger.defaultLogLevel=error \
+    -cp "$inside/classes:$inside/libs/*" Peer --topic "$topic" --runs 2 --events "$list" >"$inside/peer.json"
+cat "$inside/limn.json" "$inside/peer.json"
+python3 - "$inside/limn.json" "$inside/peer.json" <<'PYTHON'
+import json, sys
+limn, peer = (json.load(open(path)) for path in sys.argv[1:])
+rate = limn["events_per_second"]
+assert limn["events"] == peer["events"], "not the same input"
+print(json.dumps({
+    "ratio": round(rate / peer["events_per_second"], 2),
+    "ratio_to_second_half": round(rate / peer["events_per_second_of_second_half"], 2),
+    "ratio_to_first_run": round(rate / peer["events_per_second_of_first_run"], 2),
+}))
+PYTHON
