@@ -28,21 +28,9 @@ if [[ -z "$inside" ]]; then
         echo "bench-peer: javac is missing: install a JDK 17 or newer (Debian, Ubuntu: apt-get install openjdk-17-jdk-headless)" >&2
         exit 1
     fi
-    cache="${LIMN_CACHE:-$HOME/.cache/limn}"
-    libs="$cache/kafka-streams-4.3.1"
+    libs=$(scripts/fetch-kafka.sh benches/kafka-streams/pom.xml kafka-streams)
     folder=$(mktemp -d)
-    part=
-    trap 'rm -rf "$folder" ${part:+"$part"}' EXIT
-    if [[ ! -d "$libs" ]]; then
-        echo "bench-peer: fetching Kafka Streams (about 100 MB)" >&2
-        mkdir -p "$cache"
-        # Filled beside the target and moved there whole: a folder under the final name is always complete.
-        part=$(mktemp -d "$libs.XXXXXX")
-        mvn -q -B --strict-checksums -f benches/kafka-streams/pom.xml dependency:copy-dependencies \
-            -DoutputDirectory="$part" -DincludeScope=runtime </dev/null >&2
-        chmod 755 "$part"
-        mv -T "$part" "$libs" 2>/dev/null || [[ -d "$libs" ]]
-    fi
+    trap 'rm -rf "$folder"' EXIT
     ln -s "$libs" "$folder/libs"
     javac -proc:none -cp "$libs/*" -d "$folder/classes" benches/kafka-streams/Peer.java
     # limn's bench deletes its topics; this broker keeps them, so that Kafka Streams reads the very same records.

@@ -264,7 +264,6 @@ impl Committer {
                 .map_err(|e| self.give_up(sending, &e))?;
         }
         failpoint::pass("offsets_sent");
-        failpoint::pass("commit_requested");
         self.producer
             .commit_transaction(self.timeout)
             .map_err(|e| self.give_up("committing the transaction", &e))?;

@@ -309,6 +309,26 @@ impl Config {
         }
     }
 
+    /// As the verifier wants it; `drained` says that the input is worked off.
+    #[must_use]
+    pub fn verify_room(&self, drained: bool) -> crate::verify::Options {
+        let source = self.source_room();
+        crate::verify::Options {
+            latest: source.start == crate::source::Start::Latest,
+            properties: source.properties,
+            group: source.group,
+            input: source.topic,
+            changes: self.topics.changes.clone(),
+            profiles: self.topics.profiles.clone(),
+            checkpoints: self.topics.checkpoints.clone(),
+            dead_letters: self.topics.dead_letters.clone(),
+            codec: self.source.codec.clone(),
+            drained,
+            // It waits for the same as an assignment does: transactions under way.
+            timeout: source.assign_timeout,
+        }
+    }
+
     /// As the commit room wants it; the transactional id is made of the group and the state folder's id.
     #[must_use]
     pub fn commit_room(&self, transactional_id: String) -> crate::commit::Config {

@@ -14,9 +14,9 @@ use std::collections::BTreeMap;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
-use account::{Account, Place, Rules};
+use account::{Account, Rules};
 
-use crate::codec::{self, Decoder};
+use crate::codec::{self, Decoder, Origin};
 use crate::source::{self, Back, Wanted};
 
 /// What is to be looked at.
@@ -126,8 +126,8 @@ pub fn verify(options: &Options, tell: &mut impl FnMut(&str)) -> Result<Report, 
     Ok(account.finish())
 }
 
-fn place<'a>(back: &Back<'a>) -> Place<'a> {
-    Place {
+fn place<'a>(back: &Back<'a>) -> Origin<'a> {
+    Origin {
         topic: back.topic,
         partition: back.partition,
         offset: back.offset,

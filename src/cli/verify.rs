@@ -1,10 +1,8 @@
 //! `limn verify`
 
 use anyhow::bail;
-use limn::config::Config;
-use limn::source::Start;
 use limn::text::visible_json;
-use limn::verify::{self, Options, Report};
+use limn::verify::{self, Report};
 
 /// Accounts for every record: whether each event is folded or dead-lettered exactly once, and all topics agree
 ///
@@ -28,7 +26,7 @@ pub struct Args {
 
 pub fn run(args: &Args) -> anyhow::Result<()> {
     let config = args.config.load()?;
-    let report = verify::verify(&options(&config, args.drained), &mut |line| {
+    let report = verify::verify(&config.verify_room(args.drained), &mut |line| {
         if !args.json {
             eprintln!("{line}");
         }
@@ -43,23 +41,6 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
         0 => Ok(()),
         1 => bail!("1 fault"),
         faults => bail!("{faults} faults"),
-    }
-}
-
-fn options(config: &Config, drained: bool) -> Options {
-    let source = config.source_room();
-    Options {
-        latest: source.start == Start::Latest,
-        properties: source.properties,
-        group: source.group,
-        input: source.topic,
-        changes: config.topics.changes.clone(),
-        profiles: config.topics.profiles.clone(),
-        checkpoints: config.topics.checkpoints.clone(),
-        dead_letters: config.topics.dead_letters.clone(),
-        codec: config.source.codec.clone(),
-        drained,
-        timeout: config.kafka.timeout,
     }
 }
 

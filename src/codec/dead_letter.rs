@@ -1,5 +1,7 @@
 //! What the dead-letter topic gets of an event that is not folded.
 
+use std::fmt;
+
 use crate::event::{Header, Record, wire_bytes};
 
 use super::{Rejected, format_header};
@@ -7,12 +9,23 @@ use super::{Rejected, format_header};
 /// Where a record was read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Origin<'a> {
-    /// The input topic.
+    /// The topic.
     pub topic: &'a str,
     /// The partition.
     pub partition: i32,
     /// The offset in it.
     pub offset: i64,
+}
+
+impl fmt::Display for Origin<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            topic,
+            partition,
+            offset,
+        } = self;
+        write!(f, "{topic}[{partition}]@{offset}")
+    }
 }
 
 /// A record for the dead-letter topic.

@@ -329,19 +329,7 @@ impl<D: Send + 'static, F: FnMut(i32, i64, Option<i64>, Record) -> D> Reader<D, 
                 }
                 true
             }
-            // librdkafka goes on trying by itself after these, and says so in its log.
-            KafkaError::MessageConsumption(
-                RDKafkaErrorCode::AllBrokersDown
-                | RDKafkaErrorCode::BrokerTransportFailure
-                | RDKafkaErrorCode::Resolve
-                | RDKafkaErrorCode::OperationTimedOut
-                | RDKafkaErrorCode::RequestTimedOut
-                | RDKafkaErrorCode::NotCoordinator
-                | RDKafkaErrorCode::CoordinatorNotAvailable
-                | RDKafkaErrorCode::CoordinatorLoadInProgress
-                | RDKafkaErrorCode::NotLeaderForPartition
-                | RDKafkaErrorCode::LeaderNotAvailable,
-            ) => {
+            error if passes(&error) => {
                 tracing::warn!(%error, "Kafka is not answering as it should; still trying");
                 true
             }
@@ -431,6 +419,25 @@ impl<D: Send + 'static, F: FnMut(i32, i64, Option<i64>, Record) -> D> Reader<D, 
 }
 
 /// The record's own bytes, copied out of librdkafka's buffer.
+/// Whether librdkafka goes on trying by itself after this, and says so in its log.
+pub(super) fn passes(error: &KafkaError) -> bool {
+    matches!(
+        error,
+        KafkaError::MessageConsumption(
+            RDKafkaErrorCode::AllBrokersDown
+                | RDKafkaErrorCode::BrokerTransportFailure
+                | RDKafkaErrorCode::Resolve
+                | RDKafkaErrorCode::OperationTimedOut
+                | RDKafkaErrorCode::RequestTimedOut
+                | RDKafkaErrorCode::NotCoordinator
+                | RDKafkaErrorCode::CoordinatorNotAvailable
+                | RDKafkaErrorCode::CoordinatorLoadInProgress
+                | RDKafkaErrorCode::NotLeaderForPartition
+                | RDKafkaErrorCode::LeaderNotAvailable,
+        )
+    )
+}
+
 /// Kafka's timestamp; 0 and less are unset.
 pub(super) fn timestamp_ms(message: &BorrowedMessage<'_>) -> Option<i64> {
     message.timestamp().to_millis().filter(|&ms| ms > 0)

@@ -12,7 +12,7 @@ use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use rdkafka::types::RDKafkaRespErr;
 
 use super::Error;
-use super::kafka::{record, timestamp_ms};
+use super::kafka::{passes, record, timestamp_ms};
 use crate::event::Record;
 
 /// A partition to read.
@@ -146,6 +146,8 @@ pub fn restore<E: From<Error>>(
                 Some(Err(KafkaError::PartitionEOF(partition))) => {
                     ended.insert(partition);
                 }
+                // One broker of several may be away; the others say where its partitions are led now.
+                Some(Err(error)) if passes(&error) && heard.elapsed() <= wait => {}
                 Some(Err(error)) => return Err(Error::kafka(doing())(error).into()),
                 None if heard.elapsed() > wait => {
                     return Err(Error::Kafka {

@@ -1,6 +1,6 @@
 //! A sound set of topics, and each kind of damage planted in it.
 
-use super::account::{Account, Place, Rules};
+use super::account::{Account, Rules};
 use super::{Kind, Report};
 use crate::checkpoint::OffsetSet;
 use crate::codec::{
@@ -176,7 +176,7 @@ impl World {
             changes_cut: self.changes_cut,
             dead_letters_cut: self.dead_letters_cut,
         });
-        let place = |topic, partition, offset| Place {
+        let place = |topic, partition, offset| Origin {
             topic,
             partition,
             offset,

@@ -69,6 +69,13 @@ pub fn unique(name: &str) -> String {
     format!("{name}-{}", COUNT.fetch_add(1, Ordering::Relaxed))
 }
 
+/// Sends a signal, such as `-TERM`.
+pub fn signal(process: &Child, name: &str) {
+    let pid = process.id().to_string();
+    let sent = Command::new("kill").args([name, &pid]).status().unwrap();
+    assert!(sent.success());
+}
+
 /// Tries until there is an answer; `what` says what was waited for in vain.
 pub fn eventually<T>(what: &str, mut attempt: impl FnMut() -> Option<T>) -> T {
     let until = Instant::now() + DEADLINE;
@@ -177,9 +184,7 @@ impl Broker {
 
     fn signal(&self, name: &str) {
         let process = self.process.lock().unwrap();
-        let pid = process.as_ref().expect("it runs").id().to_string();
-        let sent = Command::new("kill").args([name, &pid]).status().unwrap();
-        assert!(sent.success());
+        signal(process.as_ref().expect("it runs"), name);
     }
 
     /// Makes a topic.

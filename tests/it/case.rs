@@ -6,14 +6,15 @@ use std::path::PathBuf;
 use std::process::{Child, Command, Output, Stdio};
 use std::time::Duration;
 
-use limn::codec::{self, Format, JsonMapping, Partitioner};
+use limn::codec::Partitioner;
+use limn::config::Config;
 use limn::verify::{self, Report};
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::KafkaError;
 use rdkafka::message::{Headers, Message};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 
-use crate::broker::{self, Broker, DEADLINE, eventually, unique};
+use crate::broker::{self, Broker, eventually, signal, unique};
 
 pub const PARTITIONS: i32 = 3;
 
@@ -218,9 +219,7 @@ impl<'a> Case<'a> {
         for round in from..from + rounds {
             for user in 0..users {
                 let user = format!("user{user}");
-                let home = Partitioner::Murmur2
-                    .partition(user.as_bytes(), PARTITIONS)
-                    .unwrap();
+                let home = home(&user);
                 let (time, padding) = (1_000_000 + round * 3000, "x".repeat(self.padding));
                 let value = format!(r#"{{"user":"{user}","time":{time},"padding":"{padding}"}}"#);
                 all.entry(home).or_default().push((user, value));
@@ -278,28 +277,8 @@ impl<'a> Case<'a> {
 
     /// What `limn verify` looks at.
     pub fn verify_options(&self, drained: bool) -> verify::Options {
-        let properties = [("bootstrap.servers".to_owned(), self.broker.servers())];
-        verify::Options {
-            properties: properties.to_vec(),
-            group: self.input.clone(),
-            input: self.input.clone(),
-            changes: self.topic("changes"),
-            profiles: self.topic("profiles"),
-            checkpoints: self.topic("checkpoints"),
-            dead_letters: self.topic("dead"),
-            codec: codec::Config {
-                format: Format::Json(Box::new(JsonMapping {
-                    user: Some("/user".to_owned()),
-                    time: Some("/time".to_owned()),
-                    ..JsonMapping::default()
-                })),
-                max_text_bytes: 16 << 10,
-                max_event_bytes: 1 << 20,
-            },
-            drained,
-            latest: false,
-            timeout: DEADLINE,
-        }
+        let config = Config::load(&self.config("a"), []).unwrap();
+        config.verify_room(drained)
     }
 
     /// All guarantees that the topics tell of, as a `read_committed` consumer sees them; all of the input is worked off.
@@ -329,13 +308,13 @@ impl<'a> Case<'a> {
 }
 
 pub fn stop(mut instance: Instance) {
-    let pid = instance.0.id().to_string();
-    assert!(
-        Command::new("kill")
-            .args(["-TERM", &pid])
-            .status()
-            .unwrap()
-            .success()
-    );
+    signal(&instance.0, "-TERM");
     assert!(instance.0.wait().unwrap().success(), "not ended cleanly");
+}
+
+/// The partition that a user's events belong to.
+pub fn home(user: &str) -> i32 {
+    Partitioner::Murmur2
+        .partition(user.as_bytes(), PARTITIONS)
+        .unwrap()
 }

@@ -56,7 +56,7 @@ faults! {
     killed_when_the_transaction_has_begun: 0, |run| kills::at(run, "transaction_begun", 12, "");
     killed_when_the_records_are_sent: 0, |run| kills::at(run, "records_sent", 12, "");
     killed_when_the_offsets_are_sent: 0, |run| kills::at(run, "offsets_sent", 12, "");
-    killed_when_the_commit_is_requested: 0, |run| kills::at(run, "commit_requested", 12, "=die 3ms");
+    killed_when_the_commit_is_requested: 0, |run| kills::at(run, "offsets_sent", 12, "=die 3ms");
     killed_when_committed_and_before_the_view: 0, |run| kills::at(run, "committed", 12, "");
     killed_while_the_view_is_written: 0, |run| kills::at(run, "view_begun", 12, "=die 300us");
     killed_while_the_view_is_restored: 0, kills::in_restore;

@@ -3,7 +3,6 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use limn::codec::Partitioner;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::KafkaError;
 use rdkafka::message::{Header, Headers, Message, OwnedHeaders};
@@ -11,7 +10,7 @@ use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 
 use crate::broker::{self, DEADLINE, unique};
-use crate::case::{Case, PARTITIONS};
+use crate::case::{self, Case, PARTITIONS};
 
 type Bytes = Option<Vec<u8>>;
 
@@ -175,9 +174,7 @@ fn compare(case: &Case, environment: &[(&str, &str)], sent: &[Sent]) {
 
 /// Where the records go, and where they must not.
 fn home() -> (i32, i32) {
-    let home = Partitioner::Murmur2
-        .partition(b"user0", PARTITIONS)
-        .unwrap();
+    let home = case::home("user0");
     (home, (home + 1) % PARTITIONS)
 }
 

@@ -1,21 +1,14 @@
 //! `limn run` when its place in the group changes at an awkward moment, or when the brokers are away.
 
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use limn::codec::Partitioner;
 use limn::failpoint;
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
 
-use crate::broker::{self, Broker, DEADLINE, eventually, unique};
-use crate::case::{Case, Instance, PARTITIONS, stop};
+use crate::broker::{self, Broker, DEADLINE, eventually, signal, unique};
+use crate::case::{Case, Instance, PARTITIONS, home, stop};
 use crate::http::{get, metric};
-
-fn signal(instance: &Instance, name: &str) {
-    let pid = instance.0.id().to_string();
-    let sent = Command::new("kill").args([name, &pid]).status().unwrap();
-    assert!(sent.success());
-}
 
 /// How often a partition was restored by the instance.
 fn restored(case: &Case, folder: &str) -> usize {
@@ -32,7 +25,7 @@ fn all_restored(case: &Case, folder: &str) {
 /// Ends after SIGTERM within the time, by itself; says with which code.
 fn ended_within(instance: &mut Instance, limit: Duration) -> i32 {
     let told = Instant::now();
-    signal(instance, "-TERM");
+    signal(&instance.0, "-TERM");
     let status = eventually("the instance to end", || instance.0.try_wait().unwrap());
     assert!(told.elapsed() < limit, "it took {:?}", told.elapsed());
     status.code().expect("it ended by itself")
@@ -113,10 +106,10 @@ fn an_assignment_that_was_lost_is_dropped_and_nothing_of_it_committed() {
         (case.changes_now() > 3).then_some(())
     });
     // Frozen for longer than its session: the group gives its partitions to the second without asking it.
-    signal(&first, "-STOP");
+    signal(&first.0, "-STOP");
     let second = case.start("b");
     all_restored(&case, "b");
-    signal(&first, "-CONT");
+    signal(&first.0, "-CONT");
     eventually("the first to begin anew", || {
         case.log("a")
             .contains("beginning anew from what is committed")
@@ -170,7 +163,7 @@ fn the_oldest_age_counts_what_is_not_read_yet() {
     let hour = Duration::from_secs(3600);
     let written = i64::try_from((now - hour).as_millis()).unwrap();
     let producer: BaseProducer = broker::shared().client().create().unwrap();
-    let home = Partitioner::Murmur2.partition(b"ann", PARTITIONS).unwrap();
+    let home = home("ann");
     let record = BaseRecord::to(&case.input)
         .partition(home)
         .key("ann")
@@ -239,7 +232,7 @@ fn a_commit_that_the_brokers_do_not_answer_is_left_within_the_time_limit() {
     let mut instance = started(&case, &environment);
     let address = case.address("a");
     all_restored(&case, "a");
-    let home = Partitioner::Murmur2.partition(b"ann", PARTITIONS).unwrap();
+    let home = home("ann");
     let event = ("ann", r#"{"user":"ann","time":1000000}"#);
     broker.produce_all(&case.input, home, &[event; 4]);
     eventually("an update to be under way", || {

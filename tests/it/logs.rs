@@ -2,9 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use limn::codec::Partitioner;
-
-use crate::case::{Case, PARTITIONS};
+use crate::case::{Case, PARTITIONS, home};
 
 /// Stands in every event, and nowhere else.
 const MARKER: &str = "xylophonist";
@@ -54,11 +52,6 @@ fn at_no_level_has_the_log_a_word_of_an_event() {
         // In the partition of somebody else.
         ("", accepted),
     ];
-    let home = |user: &str| {
-        Partitioner::Murmur2
-            .partition(user.as_bytes(), PARTITIONS)
-            .unwrap()
-    };
     for (user, value) in &events {
         let partition = match *user {
             "" => (home("ann") + 1) % PARTITIONS,

@@ -2,10 +2,8 @@
 
 use std::path::Path;
 
-use limn::codec::Partitioner;
-
 use crate::broker::{self, eventually};
-use crate::case::{Case, PARTITIONS, stop};
+use crate::case::{Case, PARTITIONS, home, stop};
 
 #[test]
 fn a_service_killed_at_any_time_folds_every_event_once() {
@@ -110,9 +108,7 @@ fn late_future_and_malformed_events_are_dead_letters_and_the_rest_is_folded() {
     let mut case = Case::new("faulty");
     assert!(case.topics().status.success());
     case.produce(5, 20, 0);
-    let home = Partitioner::Murmur2
-        .partition(b"user0", PARTITIONS)
-        .unwrap();
+    let home = home("user0");
     for value in [
         "{",
         r#"{"time":1}"#,

@@ -1,19 +1,16 @@
 //! Records as large as topics allow, and larger: no one of them stops the stream.
 
-use limn::codec::Partitioner;
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
 
 use crate::broker::DEADLINE;
-use crate::case::{Case, PARTITIONS};
+use crate::case::{Case, PARTITIONS, home};
 
 /// What a topic takes unless it is told otherwise: a batch of so many bytes.
 const USUAL: usize = 1_048_588;
 
 /// A record of user0 that no decoder takes, as large as the topic allows to a few bytes.
 fn produce_huge(case: &mut Case, bytes: usize) -> (i32, i64, Vec<u8>) {
-    let home = Partitioner::Murmur2
-        .partition(b"user0", PARTITIONS)
-        .unwrap();
+    let home = home("user0");
     // Nothing that compresses.
     let mut state = 1u64;
     let noise: Vec<u8> = std::iter::repeat_with(|| {

@@ -1,7 +1,6 @@
 //! Events that are not as one would like them.
 
-use std::time::{SystemTime, UNIX_EPOCH};
-
+use limn::clock::{Clock as _, SystemClock};
 use limn::failpoint;
 use rdkafka::producer::{BaseProducer, Producer};
 
@@ -37,11 +36,6 @@ pub fn poison(run: &mut Run<'_>) {
     run.works();
 }
 
-fn now_ms() -> i64 {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
-    i64::try_from(now.as_millis()).unwrap()
-}
-
 /// By so much, while it runs, and back again at the next start.
 pub fn clock(run: &mut Run<'_>, by_ms: i64) {
     let file = run.case.dir.path().join("clock");
@@ -52,7 +46,7 @@ pub fn clock(run: &mut Run<'_>, by_ms: i64) {
     std::fs::write(&file, "0").unwrap();
     // Events of this very time, which a clock can call late or future ones.
     run.load(Events {
-        from_ms: now_ms(),
+        from_ms: SystemClock.now_ms(),
         ..Events::default()
     });
     run.start_with("a", &environment);
@@ -97,11 +91,7 @@ pub fn behind(run: &mut Run<'_>) {
         from_ms: 10_000_000,
         ..Events::default()
     });
-    run.start("a");
-    run.works();
-    run.kill("a");
-    run.start("a");
-    run.works();
+    run.survives_a_kill();
 }
 
 fn many(run: &Run<'_>, events: impl Iterator<Item = Event>) {
@@ -136,11 +126,7 @@ pub fn hot_user(run: &mut Run<'_>) {
         run,
         (0..events).map(|n| Event::of("hot", 1_000_000 + i64::from(n) * 10, 0)),
     );
-    run.start("a");
-    run.works();
-    run.kill("a");
-    run.start("a");
-    run.works();
+    run.survives_a_kill();
 }
 
 /// A million, each seen once.
@@ -173,14 +159,11 @@ pub fn largest(run: &mut Run<'_>) {
         poison: 0.3,
         ..Events::default()
     });
-    run.start("a");
-    run.works();
-    run.kill("a");
-    run.start("a");
-    run.works();
+    run.survives_a_kill();
 }
 
 pub fn too_large_a_summary(run: &mut Run<'_>) {
+    run.goes_on = true;
     let properties = [("cleanup.policy", "compact"), ("max.message.bytes", "400")];
     let profiles = run.case.topic("profiles");
     run.broker()

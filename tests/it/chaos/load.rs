@@ -5,12 +5,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use limn::codec::Partitioner;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
 
 use crate::broker::Broker;
-use crate::case::PARTITIONS;
+use crate::case::{PARTITIONS, home};
 
 /// What comes.
 #[derive(Debug, Clone)]
@@ -130,12 +129,6 @@ impl Event {
             record = back;
         }
     }
-}
-
-pub fn home(user: &str) -> i32 {
-    Partitioner::Murmur2
-        .partition(user.as_bytes(), PARTITIONS)
-        .unwrap()
 }
 
 impl Events {

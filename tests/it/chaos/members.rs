@@ -1,11 +1,13 @@
 //! Instances that come, go and stand still.
 
 use super::load::Events;
-use super::run::{POLL, Run};
+use super::run::Run;
 
-/// What that line says here, and another beside it.
+/// A line of the configuration that others can stand beside.
+const POLL: &str = "\"max.poll.interval.ms\" = 6000";
+
 fn beside(line: &str) -> String {
-    format!("\"max.poll.interval.ms\" = 3000\n{line}")
+    format!("{POLL}\n{line}")
 }
 
 pub fn join_and_leave(run: &mut Run<'_>) {
@@ -16,11 +18,7 @@ pub fn join_and_leave(run: &mut Run<'_>) {
         run.start(name);
         run.restored(name, 1);
         run.works();
-        if run.rng.bool() {
-            run.stop(name);
-        } else {
-            run.kill(name);
-        }
+        run.end(name);
     }
     run.works();
 }
@@ -35,11 +33,7 @@ pub fn restart_all(run: &mut Run<'_>) {
             return;
         }
         for name in ["a", "b"] {
-            if run.rng.bool() {
-                run.stop(name);
-            } else {
-                run.kill(name);
-            }
+            run.end(name);
         }
     }
 }
@@ -55,11 +49,7 @@ pub fn fixed(run: &mut Run<'_>) {
     run.restored("b", 1);
     run.works();
     for name in ["a", "b"] {
-        if run.rng.bool() {
-            run.stop(name);
-        } else {
-            run.kill(name);
-        }
+        run.end(name);
         // It is back within its session: no rebalance.
         start(run, name);
         run.works();

@@ -75,11 +75,7 @@ fn transactional_id(run: &Run<'_>, name: &str) -> String {
 
 pub fn coordinator(run: &mut Run<'_>) {
     run.load(Events::default());
-    let release = run.case.dir.path().join("release");
-    let times = run.rng.u64(2..8);
-    let point = format!("offsets_sent:{times}=hold {}", release.display());
-    run.start_armed("a", &point);
-    run.says("a", "held");
+    let release = run.held_at("offsets_sent");
     let at = coordinator_of(run, "a");
     run.brokers[at].kill9();
     std::fs::write(&release, "").unwrap();
@@ -90,11 +86,7 @@ pub fn coordinator(run: &mut Run<'_>) {
 
 pub fn timed_out(run: &mut Run<'_>) {
     run.load(Events::default());
-    let release = run.case.dir.path().join("release");
-    let times = run.rng.u64(2..8);
-    let point = format!("records_sent:{times}=hold {}", release.display());
-    run.start_armed("a", &point);
-    run.says("a", "held");
+    let release = run.held_at("records_sent");
     eventually("a transaction to be open", || {
         run.in_transaction().then_some(())
     });
