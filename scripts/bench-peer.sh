@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # limn and Kafka Streams on the same events and the same broker, one after the other:
 #   scripts/bench-peer.sh [--events N] [--users N] [--list line|whole] [--limn PROGRAM]
-# Prints a JSON object for each, and one with the ratios; benches/kafka-streams/README.md says what they mean.
+# Each does it twice, and the second time counts. Prints a JSON object for each, and one with the ratios; benches/kafka-streams/README.md says what they mean.
 # Builds limn unless a PROGRAM is given. Needs a JDK 17 or newer (javac), Maven for the first time, and Python 3.
 # LIMN_CACHE says where the cache is; default: ~/.cache/limn
 set -euo pipefail
@@ -41,22 +41,25 @@ fi
 
 echo "bench-peer: $(nproc) processors, load $(cut -d ' ' -f 1-3 /proc/loadavg 2>/dev/null || echo unknown)" >&2
 # The state folder is made inside the folder in which limn is started.
-"$limn" bench stream --config config/bench.toml --events "$events" --users "$users" \
-    2> >(tee "$inside/limn.log" >&2) >"$inside/limn.json"
+for run in limn-first limn; do
+    "$limn" bench stream --config config/bench.toml --events "$events" --users "$users" \
+        2> >(tee "$inside/limn.log" >&2) >"$inside/$run.json"
+done
 topic=$(grep -om1 'limn-bench-[0-9a-f]\{8\}' "$inside/limn.log")
 echo "bench-peer: load $(cut -d ' ' -f 1-3 /proc/loadavg 2>/dev/null || echo unknown)" >&2
 # The throughput collector: on few processors it takes less of them than G1. The heap is as large as it will be from the start.
 java -XX:+UseParallelGC -Xms1536m -Xmx1536m -Dorg.slf4j.simpleLogger.defaultLogLevel=error \
     -cp "$inside/classes:$inside/libs/*" Peer --topic "$topic" --runs 2 --events "$list" >"$inside/peer.json"
 cat "$inside/limn.json" "$inside/peer.json"
-python3 - "$inside/limn.json" "$inside/peer.json" <<'PYTHON'
+python3 - "$inside/limn-first.json" "$inside/limn.json" "$inside/peer.json" <<'PYTHON'
 import json, sys
-limn, peer = (json.load(open(path)) for path in sys.argv[1:])
+first, limn, peer = (json.load(open(path)) for path in sys.argv[1:])
 rate = limn["events_per_second"]
 assert limn["events"] == peer["events"], "not the same input"
 print(json.dumps({
     "ratio": round(rate / peer["events_per_second"], 2),
     "ratio_to_second_half": round(rate / peer["events_per_second_of_second_half"], 2),
-    "ratio_to_first_run": round(rate / peer["events_per_second_of_first_run"], 2),
+    "ratio_of_first_runs": round(first["events_per_second"] / peer["events_per_second_of_first_run"], 2),
+    "ratio_to_raw_reading": round(rate / limn["raw_consume_events_per_second"], 2),
 }))
 PYTHON

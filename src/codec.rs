@@ -5,6 +5,7 @@ mod json;
 mod output;
 mod partition;
 mod protobuf;
+mod read;
 
 pub use dead_letter::{DeadLetter, Origin, dead_letter};
 pub use output::{
@@ -13,7 +14,10 @@ pub use output::{
 };
 pub use partition::Partitioner;
 
+use std::borrow::Cow;
+
 use crate::event::Record;
+use read::Read;
 
 /// The messages of `proto/limn.proto`, with the proto3 JSON mapping under the fields' own names.
 #[allow(missing_docs, clippy::all, clippy::pedantic)]
@@ -225,10 +229,10 @@ impl Decoder {
     /// [`Rejected`]: the record belongs to the dead letters.
     pub fn decode(&self, record: &Record, timestamp_ms: Option<i64>) -> Result<Decoded, Rejected> {
         // One way in for both: what is accepted here cannot be refused when the window is folded.
-        let interaction = self.interaction(record, timestamp_ms)?;
+        let read = self.read(record, timestamp_ms)?;
         Ok(Decoded {
-            user: interaction.user_id.into_boxed_str(),
-            time_ms: interaction.time_ms,
+            user: read.user_id.into(),
+            time_ms: read.time_ms,
         })
     }
 
@@ -239,7 +243,7 @@ impl Decoder {
         let key = record.key.as_deref();
         let told = record.value.as_deref().and_then(|value| {
             let user = match &self.format {
-                Reader::Protobuf => protobuf::read(value).ok()?.user_id,
+                Reader::Protobuf => Cow::Owned(protobuf::read(value).ok()?.user_id),
                 Reader::Json(reader) => reader.user(value, key).ok()?,
             };
             (!user.is_empty()).then_some(user)
@@ -260,6 +264,14 @@ impl Decoder {
         record: &Record,
         timestamp_ms: Option<i64>,
     ) -> Result<proto::Interaction, Rejected> {
+        self.read(record, timestamp_ms).map(Into::into)
+    }
+
+    fn read<'a>(
+        &self,
+        record: &'a Record,
+        timestamp_ms: Option<i64>,
+    ) -> Result<Read<'a>, Rejected> {
         let Some(value) = record.value.as_deref() else {
             return Err(Rejected::new(Reason::NullValue, "the value is null"));
         };
@@ -272,7 +284,7 @@ impl Decoder {
         }
         let most = self.config.max_text_bytes;
         let mut read = match &self.format {
-            Reader::Protobuf => protobuf::read(value)?,
+            Reader::Protobuf => protobuf::read(value)?.into(),
             Reader::Json(reader) => reader.read(value, record.key.as_deref(), most)?,
         };
         if read.user_id.is_empty() {
@@ -284,7 +296,7 @@ impl Decoder {
             return Err(Rejected::new(Reason::UserTooLong, detail));
         }
         read.time_ms = event_time(read.time_ms, timestamp_ms)?;
-        for (what, text) in texts(&read) {
+        for (what, text) in read.texts() {
             if text.len() > most {
                 return too_long(what, text.len(), most);
             }
@@ -321,32 +333,6 @@ fn event_time(own: i64, kafka: Option<i64>) -> Result<i64, Rejected> {
 fn too_many_attributes() -> Rejected {
     let detail = format!("over {MAX_ATTRIBUTES} attributes");
     Rejected::new(Reason::Malformed, detail)
-}
-
-/// Every text of an event that has a limit, with what a rejection calls it.
-fn texts(read: &proto::Interaction) -> impl Iterator<Item = (&'static str, &str)> {
-    let item = read.item.iter().flat_map(|item| {
-        [
-            ("item.id", item.id.as_str()),
-            ("item.title", &item.title),
-            ("item.category", &item.category),
-            ("item.description", &item.description),
-        ]
-    });
-    let attributes = read.attributes.iter().flat_map(|(name, value)| {
-        [
-            ("an attribute's name", name.as_str()),
-            ("an attribute's value", value),
-        ]
-    });
-    [
-        ("id", read.id.as_str()),
-        ("action", &read.action),
-        ("text", &read.text),
-    ]
-    .into_iter()
-    .chain(item)
-    .chain(attributes)
 }
 
 #[cfg(test)]

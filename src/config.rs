@@ -378,7 +378,7 @@ fn store(mut store: Section<'_>) -> Store {
         folder: store.text("folder", "limn-state").into(),
         cache_bytes: store.size("cache", 64 << 20, (1 << 20)..=(1 << 40)),
         history: store.integer("history", 10u64, 0..=10_000),
-        journal_entries: store.integer("journal_entries", 10_000u64, 1..=100_000_000),
+        journal_entries: store.integer("journal_entries", 10_000u64, 0..=100_000_000),
         restore_timeout: store.duration("restore_timeout", 120 * SECOND, SECOND..=DAY),
     }
 }

@@ -1,15 +1,18 @@
 //! One user interaction as it was read: the record's bytes, its event time and its place in Kafka.
 
+use bytes::Bytes;
+
 /// A Kafka header: its name, and its value, which may be null.
 pub type Header = (Box<str>, Option<Box<[u8]>>);
 
-/// A record's original bytes, kept whole so that a dead letter can carry them unchanged.
+/// A record's original bytes, kept whole so that a dead letter can carry them unchanged. Key and value may be parts of one
+/// piece of memory with those of other records: to keep them for long, copy them.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Record {
     /// The Kafka key; `None` where the record had none.
-    pub key: Option<Box<[u8]>>,
+    pub key: Option<Bytes>,
     /// The Kafka value; `None` is a null value.
-    pub value: Option<Box<[u8]>>,
+    pub value: Option<Bytes>,
     /// The Kafka headers in their order.
     pub headers: Box<[Header]>,
 }
@@ -33,14 +36,16 @@ impl Event {
     /// Bytes of the original record, as memory limits count them.
     #[must_use]
     pub fn bytes(&self) -> usize {
-        let len = |b: &Option<Box<[u8]>>| b.as_ref().map_or(0, |b| b.len());
-        let headers: usize = self
-            .record
-            .headers
-            .iter()
-            .map(|(name, value)| name.len() + len(value))
-            .sum();
-        len(&self.record.key) + len(&self.record.value) + headers
+        let Record {
+            key,
+            value,
+            headers,
+        } = &self.record;
+        let headers = headers.iter();
+        let headers =
+            headers.map(|(name, value)| name.len() + value.as_ref().map_or(0, |v| v.len()));
+        let len = |bytes: &Option<Bytes>| bytes.as_ref().map_or(0, Bytes::len);
+        len(key) + len(value) + headers.sum::<usize>()
     }
 }
 

@@ -361,6 +361,7 @@ async fn attempt(
         limits.clone(),
     );
     let result = deadline.keep(flow.drive(messages, stop)).await;
+    flow.publish();
     let rested = deadline.keep(flow.rest()).await;
     parts.status.send_modify(|s| s.turned = None);
     // Leaving the group blocks. It is done however late it is, on a thread that nobody has to wait for.

@@ -249,16 +249,19 @@ impl Summarizer {
     }
 
     /// An event's line in the prompt.
-    fn line(&self, topic: &str, partition: i32, event: &Event) -> Result<String, Rejected> {
-        // The event time was settled when the event was read.
-        let interaction = self
-            .decoder
-            .interaction(&event.record, Some(event.time_ms))?;
-        let line = self.prompt.line(&Line {
-            interaction: &interaction,
+    fn line(&self, topic: &Arc<str>, partition: i32, event: &Event) -> Result<String, Rejected> {
+        let interaction = if self.prompt.reads_events() {
+            // The event time was settled when the event was read.
+            self.decoder
+                .interaction(&event.record, Some(event.time_ms))?
+        } else {
+            proto::Interaction::default()
+        };
+        let line = self.prompt.line(Line {
+            interaction,
             time_ms: event.time_ms,
             late: event.late,
-            topic,
+            topic: Arc::clone(topic),
             partition,
             offset: event.offset,
         });
@@ -269,23 +272,8 @@ impl Summarizer {
     ///
     /// # Errors
     /// [`TemplateError`] where the template fails on it.
-    pub fn line_tokens(
-        &self,
-        topic: &str,
-        partition: i32,
-        offset: i64,
-        time_ms: i64,
-        interaction: &proto::Interaction,
-    ) -> Result<u32, TemplateError> {
-        let line = self.prompt.line(&Line {
-            interaction,
-            time_ms,
-            late: false,
-            topic,
-            partition,
-            offset,
-        })?;
-        Ok(self.engine.count(&line))
+    pub fn line_tokens(&self, line: Line) -> Result<u32, TemplateError> {
+        Ok(self.engine.count(&self.prompt.line(line)?))
     }
 
     /// As many of the lines as the prompt budget holds.

@@ -231,6 +231,12 @@ impl Windows {
         self.users.close_aged(steady, closed);
     }
 
+    /// Whether closing by event time is held back until [`Windows::restored`].
+    #[must_use]
+    pub fn restoring(&self) -> bool {
+        self.restoring
+    }
+
     /// Everything that had to be read again was: closing by event time begins.
     pub fn restored(&mut self, now_ms: i64, closed: &mut Vec<Closed>) {
         self.restoring = false;

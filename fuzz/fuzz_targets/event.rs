@@ -40,8 +40,8 @@ libfuzzer_sys::fuzz_target!(|bytes: &[u8]| {
     };
     let decoder = &DECODERS[usize::from(*first) % 3];
     let record = Record {
-        key: Some(bytes[..bytes.len() / 2].into()),
-        value: Some(bytes.into()),
+        key: Some(bytes[..bytes.len() / 2].to_vec().into()),
+        value: Some(bytes.to_vec().into()),
         ..Record::default()
     };
     let timestamp_ms = (first & 0x80 == 0).then_some(1_700_000_000_000);

@@ -172,7 +172,7 @@ mod tests {
                 row.value.len()
             );
             let record = Record {
-                key: Some(row.user.as_bytes().into()),
+                key: Some(row.user.as_bytes().to_vec().into()),
                 value: Some(row.value.into()),
                 headers: Vec::new().into(),
             };

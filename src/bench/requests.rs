@@ -308,7 +308,7 @@ fn rounds(making: &Making, decoder: &Decoder) -> Result<VecDeque<Vec<Closed>>, E
     for (offset, rating) in (0..).zip(&ratings) {
         let row = rating.row();
         let record = Record {
-            key: Some(row.user.as_bytes().into()),
+            key: Some(bytes::Bytes::copy_from_slice(row.user.as_bytes())),
             value: Some(row.value.into()),
             headers: Box::default(),
         };

@@ -145,8 +145,8 @@ mod tests {
     #[test]
     fn a_dead_letter_tells_where_it_was_read_and_why_it_stands_there() {
         let record = Record {
-            key: some(b"ann"),
-            value: some(b"\xff{"),
+            key: Some(b"ann"[..].into()),
+            value: Some(b"\xff{"[..].into()),
             headers: [("trace".into(), None), ("limn-offset".into(), some(b"3"))].into(),
         };
         let origin = Origin {

@@ -1,10 +1,15 @@
 //! An interaction as a JSON object with a field mapping.
 
-use std::collections::BTreeMap;
+mod tree;
 
-use serde_json::{Map, Number, Value};
+use std::borrow::Cow;
+use std::fmt::Write as _;
 
-use super::{JsonMapping, MAX_ATTRIBUTES, Reason, Rejected, TimeUnit, proto, too_many_attributes};
+use serde_json::Number;
+
+use super::read::{Attribute, Item, Read};
+use super::{JsonMapping, MAX_ATTRIBUTES, Reason, Rejected, TimeUnit, too_many_attributes};
+use tree::{Fields, Json};
 
 /// How deep objects may nest. The parser has a bound of its own; the walk does not lean on it.
 const MAX_DEPTH: usize = 128;
@@ -25,6 +30,8 @@ pub(super) struct Reader {
     item_category: Option<Pointer>,
     item_description: Option<Pointer>,
     text: Option<Pointer>,
+    /// No pointer points at or into what another points at: each field can be taken away when it is read.
+    apart: bool,
 }
 
 /// A JSON pointer, as written and as its tokens.
@@ -45,13 +52,13 @@ impl Pointer {
         }
     }
 
-    fn find<'v>(&self, root: &'v mut Value) -> Option<&'v mut Value> {
+    fn find<'v, 'a>(&self, root: &'v mut Json<'a>) -> Option<&'v mut Json<'a>> {
         if !self.written.is_empty() && !self.written.starts_with('/') {
             return None;
         }
         self.tokens.iter().try_fold(root, |at, token| match at {
-            Value::Object(fields) => fields.get_mut(token),
-            Value::Array(items) => items.get_mut(index(token)?),
+            Json::Object(fields) => fields.get_mut(token),
+            Json::Array(items) => items.get_mut(index(token)?),
             _ => None,
         })
     }
@@ -71,7 +78,7 @@ impl Reader {
     /// Takes the mapping's pointers apart.
     pub(super) fn new(mapping: &JsonMapping) -> Self {
         let pointer = |p: &Option<String>| p.as_deref().map(Pointer::new);
-        Self {
+        let mut reader = Self {
             user: pointer(&mapping.user),
             id: pointer(&mapping.id),
             time: pointer(&mapping.time),
@@ -82,69 +89,128 @@ impl Reader {
             item_category: pointer(&mapping.item_category),
             item_description: pointer(&mapping.item_description),
             text: pointer(&mapping.text),
-        }
+            apart: false,
+        };
+        let all: Vec<&Pointer> = reader.pointers().collect();
+        let within = |a: &Pointer, b: &Pointer| a.tokens.starts_with(&b.tokens);
+        let meet = |(n, a): (usize, &&Pointer)| {
+            let others = all.iter().enumerate().filter(|&(m, _)| m != n);
+            others.map(|(_, b)| b).any(|b| within(a, b))
+        };
+        reader.apart = !all.iter().enumerate().any(meet);
+        reader
     }
 
-    /// Reads the value, and the user from `key` where no pointer names one. An attribute's name or value over
-    /// `max_text` is refused here, before nested names can add up; the caller checks everything else.
-    pub(super) fn read(
+    /// Reads the value, and the user from `key` where no pointer names one; what needs no unescaping is borrowed. An
+    /// attribute's name or value over `max_text` is refused here, before nested names can add up; the caller checks
+    /// everything else.
+    pub(super) fn read<'a>(
         &self,
-        value: &[u8],
-        key: Option<&[u8]>,
+        value: &'a [u8],
+        key: Option<&'a [u8]>,
         max_text: usize,
-    ) -> Result<proto::Interaction, Rejected> {
+    ) -> Result<Read<'a>, Rejected> {
         let mut root = object(value)?;
         let user_id = self.user_in(&mut root, key)?;
         let mut get = |pointer: &Option<Pointer>| match pointer {
-            Some(pointer) => text(pointer, &mut root),
-            None => Ok(String::new()),
+            Some(pointer) => self.text(pointer, &mut root),
+            None => Ok(Cow::default()),
         };
-        let item = proto::Item {
+        let item = Item {
             id: get(&self.item_id)?,
             title: get(&self.item_title)?,
             category: get(&self.item_category)?,
             description: get(&self.item_description)?,
         };
-        let mut read = proto::Interaction {
+        let mut read = Read {
             user_id,
             id: get(&self.id)?,
             time_ms: 0,
             action: get(&self.action)?,
-            item: (item != proto::Item::default()).then_some(item),
+            item,
             text: get(&self.text)?,
-            attributes: BTreeMap::new(),
+            attributes: Vec::new(),
         };
         if let Some(pointer) = &self.time {
-            read.time_ms = time(pointer, self.unit, &mut root)?;
+            let found = self.field(pointer, &mut root);
+            read.time_ms = time(pointer, self.unit, found.as_ref())?;
         }
-        // Two pointers may name one field, so the fields are taken away only after all were read.
-        for pointer in self.pointers() {
-            if let Some(found) = pointer.find(&mut root) {
-                *found = Value::Null;
+        if !self.apart {
+            // Two pointers may name one field, so the fields are taken away only after all were read.
+            for pointer in self.pointers() {
+                if let Some(found) = pointer.find(&mut root) {
+                    *found = Json::Null;
+                }
             }
         }
-        if let Value::Object(fields) = root {
+        if let Json::Object(fields) = root {
             let mut attributes = Attributes {
-                found: BTreeMap::new(),
+                found: Vec::new(),
                 max_text,
             };
             attributes.flatten("", fields, 0)?;
-            read.attributes = attributes.found;
+            read.attributes = attributes.end()?;
         }
         Ok(read)
     }
 
     /// The user alone.
-    pub(super) fn user(&self, value: &[u8], key: Option<&[u8]>) -> Result<String, Rejected> {
+    pub(super) fn user<'a>(
+        &self,
+        value: &'a [u8],
+        key: Option<&'a [u8]>,
+    ) -> Result<Cow<'a, str>, Rejected> {
         self.user_in(&mut object(value)?, key)
     }
 
-    fn user_in(&self, root: &mut Value, key: Option<&[u8]>) -> Result<String, Rejected> {
+    fn user_in<'a>(
+        &self,
+        root: &mut Json<'a>,
+        key: Option<&'a [u8]>,
+    ) -> Result<Cow<'a, str>, Rejected> {
         match &self.user {
-            Some(pointer) => user(pointer, root),
+            Some(pointer) => self.user_at(pointer, root),
             None => std::str::from_utf8(key.unwrap_or_default())
                 .map_err(|_| Rejected::new(Reason::Malformed, "the key is not UTF-8"))
-                .map(str::to_owned),
+                .map(Cow::Borrowed),
+        }
+    }
+
+    /// What a pointer points at. It is gone then, unless another may want it.
+    fn field<'a>(&self, pointer: &Pointer, root: &mut Json<'a>) -> Option<Json<'a>> {
+        let found = pointer.find(root)?;
+        Some(if self.apart {
+            std::mem::replace(found, Json::Null)
+        } else {
+            found.clone()
+        })
+    }
+
+    /// A text; a number or truth value is taken as JSON writes it, null and nothing as empty.
+    fn text<'a>(&self, pointer: &Pointer, root: &mut Json<'a>) -> Result<Cow<'a, str>, Rejected> {
+        match self.field(pointer, root) {
+            None | Some(Json::Null) => Ok(Cow::default()),
+            Some(Json::Text(text)) => Ok(text),
+            Some(Json::Number(number)) => Ok(number.to_string().into()),
+            Some(Json::Bool(truth)) => Ok(truth.to_string().into()),
+            Some(Json::Array(_)) => Err(pointer.wrong("an array instead of a text")),
+            Some(Json::Object(_)) => Err(pointer.wrong("an object instead of a text")),
+        }
+    }
+
+    /// A user: a text, or a whole number in decimal.
+    fn user_at<'a>(
+        &self,
+        pointer: &Pointer,
+        root: &mut Json<'a>,
+    ) -> Result<Cow<'a, str>, Rejected> {
+        match self.field(pointer, root) {
+            None | Some(Json::Null) => Ok(Cow::default()),
+            Some(Json::Text(text)) => Ok(text),
+            Some(Json::Number(number)) => whole(&number)
+                .map(Cow::Owned)
+                .ok_or_else(|| pointer.wrong("a number that is not whole, or too large,")),
+            Some(_) => Err(pointer.wrong("neither a text nor a whole number")),
         }
     }
 
@@ -166,42 +232,23 @@ impl Reader {
 }
 
 /// The value, which must be an object.
-fn object(value: &[u8]) -> Result<Value, Rejected> {
-    let root: Value = serde_json::from_slice(value).map_err(|error| {
+fn object(value: &[u8]) -> Result<Json<'_>, Rejected> {
+    // Checked at once, UTF-8 costs less than text by text; where it is none, the parser says at which place.
+    let root: Result<Json<'_>, _> = match std::str::from_utf8(value) {
+        Ok(text) => serde_json::from_str(text),
+        Err(_) => serde_json::from_slice(value),
+    };
+    let root = root.map_err(|error| {
         // Not the error's own words: they can quote the value.
         let (line, column) = (error.line(), error.column());
         let detail = format!("not JSON in UTF-8, at line {line}, column {column}");
         Rejected::new(Reason::Malformed, detail)
     })?;
-    if root.is_object() {
+    if matches!(root, Json::Object(_)) {
         return Ok(root);
     }
     let detail = "a JSON value, but not an object";
     Err(Rejected::new(Reason::Malformed, detail))
-}
-
-/// A text; a number or truth value is taken as JSON writes it, null and nothing as empty.
-fn text(pointer: &Pointer, root: &mut Value) -> Result<String, Rejected> {
-    match pointer.find(root) {
-        None | Some(Value::Null) => Ok(String::new()),
-        Some(Value::String(text)) => Ok(text.clone()),
-        Some(Value::Number(number)) => Ok(number.to_string()),
-        Some(Value::Bool(truth)) => Ok(truth.to_string()),
-        Some(Value::Array(_)) => Err(pointer.wrong("an array instead of a text")),
-        Some(Value::Object(_)) => Err(pointer.wrong("an object instead of a text")),
-    }
-}
-
-/// A user: a text, or a whole number in decimal.
-fn user(pointer: &Pointer, root: &mut Value) -> Result<String, Rejected> {
-    match pointer.find(root) {
-        None | Some(Value::Null) => Ok(String::new()),
-        Some(Value::String(text)) => Ok(text.clone()),
-        Some(Value::Number(number)) => {
-            whole(number).ok_or_else(|| pointer.wrong("a number that is not whole, or too large,"))
-        }
-        Some(_) => Err(pointer.wrong("neither a text nor a whole number")),
-    }
 }
 
 fn whole(number: &Number) -> Option<String> {
@@ -215,21 +262,21 @@ fn whole(number: &Number) -> Option<String> {
 }
 
 /// The event time, rounded to the nearest millisecond; 0 where there is none.
-fn time(pointer: &Pointer, unit: TimeUnit, root: &mut Value) -> Result<i64, Rejected> {
-    let ms = match pointer.find(root) {
-        None | Some(Value::Null) => return Ok(0),
-        Some(Value::String(text)) if unit == TimeUnit::Rfc3339 => {
+fn time(pointer: &Pointer, unit: TimeUnit, found: Option<&Json<'_>>) -> Result<i64, Rejected> {
+    let ms = match found {
+        None | Some(Json::Null) => return Ok(0),
+        Some(Json::Text(text)) if unit == TimeUnit::Rfc3339 => {
             let time: jiff::Timestamp = text
                 .parse()
                 .map_err(|_| pointer.wrong("no time as RFC 3339 has it"))?;
             round(time.as_nanosecond(), 1_000_000)
         }
         Some(_) if unit == TimeUnit::Rfc3339 => return Err(pointer.wrong("no text with a time")),
-        Some(Value::String(text)) => match text.trim().parse::<i128>() {
+        Some(Json::Text(text)) => match text.trim().parse::<i128>() {
             Ok(whole) => scale(whole, unit),
             Err(_) => (text.trim().parse().ok()).and_then(|n| scale_float(n, unit)),
         },
-        Some(Value::Number(number)) => match (number.as_i64(), number.as_u64()) {
+        Some(Json::Number(number)) => match (number.as_i64(), number.as_u64()) {
             (Some(whole), _) => scale(whole.into(), unit),
             (None, Some(whole)) => scale(whole.into(), unit),
             (None, None) => number.as_f64().and_then(|n| scale_float(n, unit)),
@@ -267,45 +314,61 @@ fn round(number: i128, part: i128) -> Option<i64> {
 }
 
 /// What no pointer named.
-struct Attributes {
-    found: BTreeMap<String, String>,
+struct Attributes<'a> {
+    found: Vec<Attribute<'a>>,
     max_text: usize,
 }
 
-impl Attributes {
-    /// Takes nested objects' fields under dotted names (of two fields that get one name, the later one), texts as they
-    /// are, anything else as compact JSON; null is absent.
-    fn flatten(
-        &mut self,
-        prefix: &str,
-        fields: Map<String, Value>,
-        depth: usize,
-    ) -> Result<(), Rejected> {
+impl<'a> Attributes<'a> {
+    /// Takes nested objects' fields under dotted names, texts as they are, anything else as compact JSON; null is absent.
+    fn flatten(&mut self, prefix: &str, fields: Fields<'a>, depth: usize) -> Result<(), Rejected> {
         if depth > MAX_DEPTH {
             let detail = format!("objects nested over {MAX_DEPTH} deep");
             return Err(Rejected::new(Reason::Malformed, detail));
         }
         for (field, value) in fields {
+            if matches!(value, Json::Null) {
+                continue;
+            }
             let name = if depth == 0 {
                 field
             } else {
                 self.check("an attribute's name", prefix.len() + 1 + field.len())?;
-                format!("{prefix}.{field}")
+                format!("{prefix}.{field}").into()
             };
             let text = match value {
-                Value::Null => continue,
-                Value::Object(fields) => {
+                Json::Object(fields) => {
                     self.flatten(&name, fields, depth + 1)?;
                     continue;
                 }
-                Value::String(text) => text,
-                other => other.to_string(),
+                Json::Text(text) => text,
+                other => {
+                    let mut text = String::new();
+                    // Writing to a string does not fail.
+                    let _ = write!(text, "{other}");
+                    text.into()
+                }
             };
             self.check("an attribute's value", text.len())?;
-            self.found.insert(name, text);
-            if self.found.len() > MAX_ATTRIBUTES {
-                return Err(too_many_attributes());
+            self.found.push((name, text));
+            if self.found.len() > 2 * MAX_ATTRIBUTES {
+                self.settle()?;
             }
+        }
+        Ok(())
+    }
+
+    /// All of them by name.
+    fn end(mut self) -> Result<Vec<Attribute<'a>>, Rejected> {
+        self.settle()?;
+        Ok(self.found)
+    }
+
+    /// Of two fields that got one name the later one counts.
+    fn settle(&mut self) -> Result<(), Rejected> {
+        tree::last_of_each(&mut self.found);
+        if self.found.len() > MAX_ATTRIBUTES {
+            return Err(too_many_attributes());
         }
         Ok(())
     }

@@ -44,7 +44,8 @@ mod sealed {
     pub trait Sealed: Clone + Default + prost::Message {
         /// What errors call it.
         const WHAT: &'static str;
-        fn format(&mut self) -> &mut u32;
+        fn format(&self) -> u32;
+        fn set_format(&mut self, format: u32);
     }
 }
 
@@ -55,8 +56,11 @@ macro_rules! stored {
     ($($message:ident $what:literal),*) => {$(
         impl sealed::Sealed for proto::$message {
             const WHAT: &'static str = $what;
-            fn format(&mut self) -> &mut u32 {
-                &mut self.format
+            fn format(&self) -> u32 {
+                self.format
+            }
+            fn set_format(&mut self, format: u32) {
+                self.format = format;
             }
         }
         impl Stored for proto::$message {}
@@ -73,8 +77,11 @@ stored!(
 /// The message's bytes. They carry [`FORMAT`], whatever the message says.
 #[must_use]
 pub fn encode<M: Stored>(message: &M) -> Vec<u8> {
+    if message.format() == FORMAT {
+        return message.encode_to_vec();
+    }
     let mut message = message.clone();
-    *message.format() = FORMAT;
+    message.set_format(FORMAT);
     message.encode_to_vec()
 }
 

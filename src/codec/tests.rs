@@ -31,8 +31,8 @@ fn json(user: Option<&str>) -> Format {
 
 fn record(value: &[u8]) -> Record {
     Record {
-        key: Some((*b"key").into()),
-        value: Some(value.into()),
+        key: Some(b"key"[..].into()),
+        value: Some(value.to_vec().into()),
         headers: [].into(),
     }
 }
@@ -239,7 +239,7 @@ proptest! {
                     prop_assert!((1..=MAX_TIME_MS).contains(&decoded.time_ms));
                     prop_assert!((1..=MAX_USER_BYTES).contains(&decoded.user.len()));
                     prop_assert!(whole.attributes.len() <= MAX_ATTRIBUTES);
-                    prop_assert!(texts(&whole).all(|(_, text)| text.len() <= MAX_TEXT));
+                    prop_assert!(Read::from(whole).texts().all(|(_, text)| text.len() <= MAX_TEXT));
                 }
                 Err(rejected) => {
                     prop_assert!(rejected.detail.len() <= MAX_DETAIL_BYTES);

@@ -103,11 +103,11 @@ fn the_demo_asks_the_adapter_what_it_was_trained_on() {
     assert_eq!(interaction.time_ms, 885_678_840_000);
     let prompt = summarize::Prompt::new(&config.summary).unwrap();
     let line = prompt
-        .line(&summarize::Line {
-            interaction: &interaction,
+        .line(summarize::Line {
             time_ms: interaction.time_ms,
+            interaction,
             late: false,
-            topic: "",
+            topic: "".into(),
             partition: 0,
             offset: 0,
         })

@@ -172,7 +172,7 @@ where
             line,
             user,
             time_ms,
-            value: record.value.take().unwrap_or_default().into_vec(),
+            value: record.value.take().unwrap_or_default().into(),
         })
     }
 }

@@ -73,11 +73,11 @@ impl Pending {
         self.dead.push(dead);
     }
 
-    /// Everything as one transaction; the checkpoints are those of the touched partitions.
-    pub(super) fn seal(
+    /// Everything as one transaction.
+    fn seal(
         self,
         topics: &Topics,
-        checkpoints: Vec<proto::Checkpoint>,
+        checkpoints: &[proto::Checkpoint],
         group: ConsumerGroupMetadata,
     ) -> Sealed {
         let mut records =
@@ -109,7 +109,7 @@ impl Pending {
         records.extend(self.dead);
         let mut offsets = Vec::with_capacity(checkpoints.len());
         let mut written = Vec::with_capacity(checkpoints.len());
-        for checkpoint in &checkpoints {
+        for checkpoint in checkpoints {
             let partition = checkpoint.partition;
             let bytes = codec::encode(checkpoint);
             let key = partition.to_string().into_bytes();
@@ -156,8 +156,11 @@ fn outgoing(topic: &str, partition: Option<i32>, key: Vec<u8>, value: Vec<u8>) -
     }
 }
 
+/// What goes to the thread that commits: the checkpoints of the touched partitions, and the member's standing.
+type Handed = (Pending, Vec<proto::Checkpoint>, ConsumerGroupMetadata);
+
 /// A transaction to be committed, and what the view learns of it.
-pub(super) struct Sealed {
+struct Sealed {
     batch: Batch,
     group: ConsumerGroupMetadata,
     view: Vec<Change>,
@@ -182,7 +185,7 @@ const ATTEMPTS: u32 = 6;
 
 /// The thread that commits, one transaction at a time, and applies each to the view behind it.
 pub(super) struct Sink {
-    to: mpsc::Sender<Sealed>,
+    to: mpsc::Sender<Handed>,
     from: UnboundedReceiver<Result<Committed, Error>>,
     busy: bool,
 }
@@ -194,7 +197,7 @@ impl Sink {
         topics: Topics,
         clock: Arc<dyn Clock>,
     ) -> Result<Self, Error> {
-        let (to, inbox) = mpsc::channel::<Sealed>();
+        let (to, inbox) = mpsc::channel::<Handed>();
         let (out, from) = unbounded_channel();
         std::thread::Builder::new()
             .name("limn-commit".to_owned())
@@ -216,10 +219,16 @@ impl Sink {
         self.busy
     }
 
-    pub(super) fn commit(&mut self, sealed: Sealed) -> Result<(), Error> {
+    /// Begins a transaction; the checkpoints are those of the touched partitions.
+    pub(super) fn commit(
+        &mut self,
+        pending: Pending,
+        checkpoints: Vec<proto::Checkpoint>,
+        group: ConsumerGroupMetadata,
+    ) -> Result<(), Error> {
         self.busy = true;
         self.to
-            .send(sealed)
+            .send((pending, checkpoints, group))
             .map_err(|_| Error::Thread("the committing thread is gone".to_owned()))
     }
 
@@ -236,11 +245,12 @@ fn run(
     store: &Store,
     topics: &Topics,
     clock: &dyn Clock,
-    inbox: &mpsc::Receiver<Sealed>,
+    inbox: &mpsc::Receiver<Handed>,
     out: &UnboundedSender<Result<Committed, Error>>,
 ) {
     let mut room = Room::default();
-    while let Ok(sealed) = inbox.recv() {
+    while let Ok((pending, checkpoints, group)) = inbox.recv() {
+        let sealed = pending.seal(topics, &checkpoints, group);
         let result = commit(committer, store, topics, clock, &mut room, sealed);
         let failed = result.is_err();
         if out.send(result).is_err() || failed {

@@ -19,6 +19,7 @@ use super::ingest::Incoming;
 use super::partition::Partition;
 use super::restore::Restored;
 use super::room::Limits;
+use super::status::Tally;
 use super::{Config, Error, Parts, Phase, Status, stopped};
 use crate::codec::{self, Decoder, proto};
 use crate::failpoint;
@@ -72,6 +73,8 @@ pub(super) struct Flow<'a> {
     waiting_bytes: usize,
     begun: u64,
     paused: bool,
+    /// What was counted since the status was last told.
+    tally: Tally,
     /// When the gauges were set.
     shown: Option<Instant>,
     drain_until: Option<Instant>,
@@ -116,6 +119,7 @@ impl<'a> Flow<'a> {
             waiting_bytes: 0,
             begun: 0,
             paused: false,
+            tally: Tally::default(),
             shown: None,
             drain_until: None,
             limits,

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::Config;
 use crate::codec::{Decoded, Decoder, Partitioner, Reason, Rejected};
 use crate::event::Record;
-use crate::summarize::Summarizer;
+use crate::summarize::{Line, Summarizer};
 
 /// A record and what it holds.
 #[derive(Debug)]
@@ -18,7 +18,7 @@ pub(super) struct Incoming {
 pub(super) struct Ingest {
     decoder: Decoder,
     summarizer: Arc<Summarizer>,
-    topic: String,
+    topic: Arc<str>,
     partitioner: Partitioner,
     partitions: i32,
     counts_tokens: bool,
@@ -34,7 +34,7 @@ impl Ingest {
         Self {
             decoder,
             summarizer,
-            topic: config.source.topic.clone(),
+            topic: config.source.topic.as_str().into(),
             partitioner: config.partitioner,
             partitions,
             counts_tokens: config.window.max_tokens.is_some(),
@@ -78,13 +78,14 @@ impl Ingest {
         let mut tokens = 0;
         if self.counts_tokens {
             let interaction = self.decoder.interaction(record, Some(decoded.time_ms))?;
-            let counted = self.summarizer.line_tokens(
-                &self.topic,
+            let counted = self.summarizer.line_tokens(Line {
+                interaction,
+                time_ms: decoded.time_ms,
+                late: false,
+                topic: Arc::clone(&self.topic),
                 partition,
                 offset,
-                decoded.time_ms,
-                &interaction,
-            );
+            });
             // An event that the template fails on is given up with its update.
             tokens = counted.unwrap_or(0);
         }

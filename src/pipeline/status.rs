@@ -69,6 +69,44 @@ pub struct Status {
     pub turned: Option<Instant>,
 }
 
+/// What is added to a [`Status`], field by field.
+#[derive(Debug, Default)]
+pub(super) struct Tally {
+    pub(super) events_read: u64,
+    pub(super) accepted: u64,
+    pub(super) late: u64,
+    pub(super) skipped: u64,
+    pub(super) dead_lettered: u64,
+    pub(super) windows_closed: u64,
+    pub(super) updates_begun: u64,
+    pub(super) updates_committed: u64,
+    pub(super) events_committed: u64,
+    pub(super) refused: u64,
+    pub(super) from_journal: u64,
+    pub(super) commits: u64,
+    pub(super) commit_time: Duration,
+    pub(super) output_tokens: u64,
+}
+
+impl Tally {
+    pub(super) fn add_to(&self, status: &mut Status) {
+        status.events_read += self.events_read;
+        status.accepted += self.accepted;
+        status.late += self.late;
+        status.skipped += self.skipped;
+        status.dead_lettered += self.dead_lettered;
+        status.windows_closed += self.windows_closed;
+        status.updates_begun += self.updates_begun;
+        status.updates_committed += self.updates_committed;
+        status.events_committed += self.events_committed;
+        status.refused += self.refused;
+        status.from_journal += self.from_journal;
+        status.commits += self.commits;
+        status.commit_time += self.commit_time;
+        status.output_tokens += self.output_tokens;
+    }
+}
+
 /// The loop turns every 50 ms, also while a transaction or a restore takes its time. One that did not for so long hangs.
 const STUCK: Duration = Duration::from_secs(30);
 

@@ -8,6 +8,7 @@ use std::sync::mpsc::{Receiver, TryRecvError, channel};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use bytes::{Bytes, BytesMut};
 use rdkafka::config::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerGroupMetadata};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
@@ -93,6 +94,7 @@ impl<D: Send + 'static> Kafka<D> {
             topic: config.topic.clone(),
             most: config.batch.max(1),
             decode,
+            copies: Copies::default(),
         };
         let thread = std::thread::Builder::new()
             .name("limn-source".to_owned())
@@ -152,6 +154,7 @@ struct Reader<D: Send + 'static, F> {
     topic: String,
     most: usize,
     decode: F,
+    copies: Copies,
 }
 
 impl<D: Send + 'static, F: FnMut(i32, i64, Option<i64>, Record) -> D> Reader<D, F> {
@@ -200,17 +203,29 @@ impl<D: Send + 'static, F: FnMut(i32, i64, Option<i64>, Record) -> D> Reader<D, 
             }
             // With records in hand only what is there already is taken, then they are passed on.
             let holding = !context.state().batch.is_empty() && !resting;
-            let wait = if holding { Duration::ZERO } else { POLL };
-            match consumer.poll(wait) {
-                None => context.bundle(),
-                Some(Ok(message)) => {
-                    if self.take(&context, &message) {
+            let mut wait = if holding { Duration::ZERO } else { POLL };
+            // One after another; what is above is looked at again behind a batch of them.
+            for _ in 0..self.most {
+                match consumer.poll(wait) {
+                    None => {
                         context.bundle();
+                        break;
                     }
-                }
-                Some(Err(error)) => {
-                    if !self.told(&context, error) {
-                        return;
+                    Some(Ok(message)) => {
+                        if self.take(&context, &message) {
+                            context.bundle();
+                            break;
+                        }
+                        if resting {
+                            break;
+                        }
+                        wait = Duration::ZERO;
+                    }
+                    Some(Err(error)) => {
+                        if !self.told(&context, error) {
+                            return;
+                        }
+                        break;
                     }
                 }
             }
@@ -304,7 +319,12 @@ impl<D: Send + 'static, F: FnMut(i32, i64, Option<i64>, Record) -> D> Reader<D, 
             _ => return false,
         }
         let timestamp_ms = timestamp_ms(message);
-        let decoded = (self.decode)(partition, offset, timestamp_ms, record(message));
+        let decoded = (self.decode)(
+            partition,
+            offset,
+            timestamp_ms,
+            record(message, &mut self.copies),
+        );
         state.batch.push(Read {
             partition,
             offset,
@@ -418,7 +438,6 @@ impl<D: Send + 'static, F: FnMut(i32, i64, Option<i64>, Record) -> D> Reader<D, 
     }
 }
 
-/// The record's own bytes, copied out of librdkafka's buffer.
 /// Whether librdkafka goes on trying by itself after this, and says so in its log.
 pub(super) fn passes(error: &KafkaError) -> bool {
     matches!(
@@ -443,7 +462,25 @@ pub(super) fn timestamp_ms(message: &BorrowedMessage<'_>) -> Option<i64> {
     message.timestamp().to_millis().filter(|&ms| ms > 0)
 }
 
-pub(super) fn record(message: &BorrowedMessage<'_>) -> Record {
+/// Copies records out of librdkafka's buffers, many into one piece of memory.
+#[derive(Debug, Default)]
+pub(super) struct Copies(BytesMut);
+
+impl Copies {
+    /// A piece of memory; a record larger than this has one of its own.
+    const PIECE: usize = 64 << 10;
+
+    fn copy(&mut self, bytes: &[u8]) -> Bytes {
+        if self.0.capacity() < bytes.len() {
+            self.0 = BytesMut::with_capacity(bytes.len().max(Self::PIECE));
+        }
+        self.0.extend_from_slice(bytes);
+        self.0.split().freeze()
+    }
+}
+
+/// The record's own bytes.
+pub(super) fn record(message: &BorrowedMessage<'_>, copies: &mut Copies) -> Record {
     // rdkafka panics on a header whose name is not UTF-8. One such record must not stop the stream: it goes on without
     // its headers, and says so in one of ours.
     let headers = catch_unwind(AssertUnwindSafe(|| {
@@ -456,8 +493,8 @@ pub(super) fn record(message: &BorrowedMessage<'_>) -> Record {
     }))
     .unwrap_or_else(|_| vec![("limn-headers".into(), Some(b"unreadable"[..].into()))]);
     Record {
-        key: message.key().map(Into::into),
-        value: message.payload().map(Into::into),
+        key: message.key().map(|key| copies.copy(key)),
+        value: message.payload().map(|value| copies.copy(value)),
         headers: headers.into(),
     }
 }

@@ -12,7 +12,7 @@ use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use rdkafka::types::RDKafkaRespErr;
 
 use super::Error;
-use super::kafka::{passes, record, timestamp_ms};
+use super::kafka::{Copies, passes, record, timestamp_ms};
 use crate::event::Record;
 
 /// A partition to read.
@@ -121,6 +121,7 @@ pub fn restore<E: From<Error>>(
         let reader = client(properties, group, "read_committed")?;
         let doing = || format!("reading {topic} back");
         reader.assign(&from).map_err(Error::kafka(doing()))?;
+        let mut copies = Copies::default();
         let mut ended = HashSet::new();
         let mut heard = Instant::now();
         while ended.len() < from.count() {
@@ -135,7 +136,7 @@ pub fn restore<E: From<Error>>(
                         offset,
                         end: ends.get(&partition).copied().unwrap_or(offset + 1),
                         timestamp_ms: timestamp_ms(&message),
-                        record: record(&message),
+                        record: record(&message, &mut copies),
                     })?;
                     if let Some(r) = done.get_mut(&(topic.to_owned(), partition)) {
                         r.next = offset + 1;

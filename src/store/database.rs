@@ -5,6 +5,7 @@ use std::io;
 use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, OnceLock, PoisonError, RwLock, mpsc};
 use std::time::{Duration, Instant};
 
@@ -14,6 +15,18 @@ use super::{Error, io_at, journal};
 const CLOSING: Duration = Duration::from_secs(5);
 
 const POLL: Duration = Duration::from_millis(20);
+
+/// What a written value is taken to cost the log beside its own bytes: its share of the pages that are written anew.
+const WRITE_BYTES: usize = 1 << 10;
+
+/// How a database is kept.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Sizes {
+    /// Bytes of pages that sled may cache.
+    pub(super) cache_bytes: u64,
+    /// Bytes of a segment of sled's log: a power of two, the same for as long as the database lives.
+    pub(super) segment_bytes: usize,
+}
 
 /// What sled holds of a folder.
 #[derive(Debug)]
@@ -29,8 +42,10 @@ pub(super) struct Trees {
 #[derive(Debug)]
 pub(super) struct Database {
     path: PathBuf,
-    cache_bytes: u64,
+    sizes: Sizes,
     state: RwLock<State>,
+    /// About how many bytes were written since nothing was under way.
+    written: AtomicUsize,
 }
 
 #[derive(Debug, Default)]
@@ -39,6 +54,18 @@ struct State {
     trees: Option<Trees>,
     /// The first fault. sled answers nothing sound behind one, so nothing more is asked of it.
     fault: OnceLock<Fault>,
+}
+
+impl State {
+    /// Keeps the first fault.
+    fn note<T>(&self, result: &Result<T, Error>) {
+        let fault = match result {
+            Err(Error::Torn(why)) => Fault::Torn(why.clone()),
+            Err(Error::Io { source, .. }) => Fault::Io(source.kind(), source.to_string()),
+            _ => return,
+        };
+        let _ = self.fault.set(fault);
+    }
 }
 
 #[derive(Debug, Clone)]
@@ -67,28 +94,29 @@ impl Drop for Database {
 
 impl Database {
     /// Opens it, or makes it.
-    pub(super) fn open(path: &Path, cache_bytes: u64) -> Result<Self, Error> {
-        Ok(Self::of(path, cache_bytes, open(path, cache_bytes)?))
+    pub(super) fn open(path: &Path, sizes: Sizes) -> Result<Self, Error> {
+        Ok(Self::of(path, sizes, open(path, sizes)?))
     }
 
     /// As [`Database::open`]; a torn one is deleted and begun anew. Also says why, where that was so.
     pub(super) fn open_or_begin(
         path: &Path,
-        cache_bytes: u64,
+        sizes: Sizes,
     ) -> Result<(Self, Option<String>), Error> {
-        let (trees, torn) = open_or_begin(path, cache_bytes)?;
-        Ok((Self::of(path, cache_bytes, trees), torn))
+        let (trees, torn) = open_or_begin(path, sizes)?;
+        Ok((Self::of(path, sizes, trees), torn))
     }
 
-    fn of(path: &Path, cache_bytes: u64, trees: Trees) -> Self {
+    fn of(path: &Path, sizes: Sizes, trees: Trees) -> Self {
         let state = State {
             trees: Some(trees),
             fault: OnceLock::new(),
         };
         Self {
             path: path.to_owned(),
-            cache_bytes,
+            sizes,
             state: RwLock::new(state),
+            written: AtomicUsize::new(0),
         }
     }
 
@@ -104,15 +132,43 @@ impl Database {
             return Err(Error::Torn("the database is closed".to_owned()));
         };
         let result = caught("using", || work(trees));
-        match &result {
-            Err(Error::Torn(why)) => drop(state.fault.set(Fault::Torn(why.clone()))),
-            Err(Error::Io { source, .. }) => {
-                let _ = state
-                    .fault
-                    .set(Fault::Io(source.kind(), source.to_string()));
-            }
-            _ => {}
+        state.note(&result);
+        result
+    }
+
+    /// As [`Database::with`], for work that writes so many values of so many bytes together.
+    ///
+    /// sled 0.34 hangs for ever when all seven threads of its pool write log at a moment at which its file is to shrink:
+    /// whoever begins a segment holds a lock until the file has shrunk, which the pool does, and every write ends behind
+    /// that lock. (The pool would grow, but its count of idle threads runs below zero.) So never more than a few writes are
+    /// under way: behind each segment's worth all that is written is waited for, with nobody else at work.
+    pub(super) fn write<T>(
+        &self,
+        (values, bytes): (usize, usize),
+        work: impl FnOnce(&Trees) -> Result<T, Error>,
+    ) -> Result<T, Error> {
+        let cost = bytes.saturating_add(values.saturating_mul(WRITE_BYTES));
+        let before = self.written.fetch_add(cost, Ordering::Relaxed);
+        if before > 0 && before.saturating_add(cost) > self.sizes.segment_bytes {
+            self.settle(cost)?;
         }
+        self.with(work)
+    }
+
+    /// Waits until nothing is being written; what is about to be written costs so much.
+    fn settle(&self, next: usize) -> Result<(), Error> {
+        let state = self.state.write().unwrap_or_else(PoisonError::into_inner);
+        if self.written.load(Ordering::Relaxed) <= self.sizes.segment_bytes {
+            // Somebody else has just waited.
+            return Ok(());
+        }
+        self.sound(&state)?;
+        let Some(trees) = &state.trees else {
+            return Ok(());
+        };
+        let result = caught("flushing", || Ok(trees.db.flush().map(|_| ())?));
+        state.note(&result);
+        self.written.store(next, Ordering::Relaxed);
         result
     }
 
@@ -148,7 +204,7 @@ impl Database {
         if torn.is_some() {
             delete(&self.path)?;
         }
-        let (trees, found) = open_or_begin(&self.path, self.cache_bytes)?;
+        let (trees, found) = open_or_begin(&self.path, self.sizes)?;
         *state = State {
             trees: Some(trees),
             fault: OnceLock::new(),
@@ -157,21 +213,21 @@ impl Database {
     }
 }
 
-fn open_or_begin(path: &Path, cache_bytes: u64) -> Result<(Trees, Option<String>), Error> {
-    match open(path, cache_bytes) {
+fn open_or_begin(path: &Path, sizes: Sizes) -> Result<(Trees, Option<String>), Error> {
+    match open(path, sizes) {
         Ok(trees) => Ok((trees, None)),
         Err(Error::Torn(why)) => {
             delete(path)?;
-            Ok((open(path, cache_bytes)?, Some(why)))
+            Ok((open(path, sizes)?, Some(why)))
         }
         Err(other) => Err(other),
     }
 }
 
-fn open(path: &Path, cache_bytes: u64) -> Result<Trees, Error> {
+fn open(path: &Path, sizes: Sizes) -> Result<Trees, Error> {
     let until = Instant::now() + CLOSING;
     let opened = loop {
-        match try_open(path, cache_bytes) {
+        match try_open(path, sizes) {
             // Nobody but this process may have it open, as the folder's own lock is held: what sled still writes in the
             // background, behind a database that was just closed.
             Err(Error::Io { source, .. })
@@ -188,9 +244,12 @@ fn open(path: &Path, cache_bytes: u64) -> Result<Trees, Error> {
     }
 }
 
-fn try_open(path: &Path, cache_bytes: u64) -> Result<Trees, Error> {
+fn try_open(path: &Path, sizes: Sizes) -> Result<Trees, Error> {
     let db = caught("opening", || {
-        let config = sled::Config::new().path(path).cache_capacity(cache_bytes);
+        let config = sled::Config::new()
+            .path(path)
+            .cache_capacity(sizes.cache_bytes)
+            .segment_size(sizes.segment_bytes);
         Ok(config.open()?)
     })?;
     let opened = caught("opening", || {
@@ -267,10 +326,15 @@ pub(super) mod tests {
 
     use super::*;
 
+    pub(in crate::store) const SMALL: Sizes = Sizes {
+        cache_bytes: 1 << 20,
+        segment_bytes: 1 << 19,
+    };
+
     /// A database that lives as long as the folder that stands with it.
     pub(in crate::store) fn temporary() -> (Arc<Database>, tempfile::TempDir) {
         let folder = tempfile::tempdir().unwrap();
-        let database = Database::open(&folder.path().join("db"), 1 << 20).unwrap();
+        let database = Database::open(&folder.path().join("db"), SMALL).unwrap();
         (Arc::new(database), folder)
     }
 
@@ -321,5 +385,56 @@ pub(super) mod tests {
         assert!(matches!(get(&database), Err(Error::Io { .. })));
         assert_eq!(database.renew().unwrap(), None);
         assert_eq!(get(&database).unwrap().as_deref(), Some(&b"kept"[..]));
+    }
+
+    #[test]
+    fn no_more_than_a_segment_is_written_before_it_is_waited_for() {
+        let (database, _folder) = temporary();
+        let value = "x".repeat(10_000);
+        let written = || database.written.load(Ordering::Relaxed);
+        let mut waited = 0;
+        for n in 0..200u32 {
+            let before = written();
+            let put = |trees: &Trees| {
+                trees.view.insert(n.to_be_bytes(), &*value)?;
+                Ok(())
+            };
+            database.write((1, value.len()), put).unwrap();
+            assert!(written() <= SMALL.segment_bytes);
+            waited += u32::from(written() < before);
+        }
+        // 47 of 11,024 bytes are a segment's worth.
+        assert_eq!(waited, 4);
+        // More than a segment at once is written all the same.
+        let large = |_: &Trees| Ok(());
+        database.write((1, 2 * SMALL.segment_bytes), large).unwrap();
+        database.write((1, 1), large).unwrap();
+        assert!(written() < SMALL.segment_bytes);
+    }
+
+    #[test]
+    fn many_threads_that_write_and_remove_much_come_to_an_end() {
+        let (database, _folder) = temporary();
+        std::thread::scope(|scope| {
+            for thread in 0..4u8 {
+                let database = &database;
+                scope.spawn(move || {
+                    for n in 0..300u32 {
+                        // Small and large by turns, and gone again: segments become free and the file shrinks.
+                        let value = vec![thread; if n % 3 == 0 { 60_000 } else { 500 }];
+                        let key = [&[thread][..], &(n % 10).to_be_bytes()].concat();
+                        let work = |trees: &Trees| {
+                            match n % 5 {
+                                0 => drop(trees.view.remove(&key)?),
+                                _ => drop(trees.view.insert(&key, value.as_slice())?),
+                            }
+                            Ok(())
+                        };
+                        database.write((1, value.len()), work).unwrap();
+                    }
+                });
+            }
+        });
+        database.check().unwrap();
     }
 }

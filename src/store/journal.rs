@@ -32,7 +32,7 @@ impl Journal {
     pub(super) fn new(database: Arc<Database>, max_entries: u64) -> Self {
         Self {
             database,
-            max_entries: max_entries.max(1),
+            max_entries,
         }
     }
 
@@ -41,6 +41,9 @@ impl Journal {
     /// # Errors
     /// [`Error::Io`] or [`Error::Torn`] from sled.
     pub fn get(&self, hash: &[u8; 32]) -> Result<Option<Vec<u8>>, Error> {
+        if self.max_entries == 0 {
+            return Ok(None);
+        }
         let key = entry_key(hash);
         self.database.with(|trees| {
             let sealed = trees.journal.get(&key)?;
@@ -50,33 +53,40 @@ impl Journal {
 
     /// Keeps what a call gave. A hash that is there already keeps its place in the order and takes the new value.
     ///
+    /// Not in a batch of sled's: for each of these its log is written and synced twice. So the order counts: a crash leaves
+    /// a number without its entry, which goes when its turn comes, and never an entry that nothing removes.
+    ///
     /// # Errors
     /// [`Error::Io`] or [`Error::Torn`] from sled.
     pub fn put(&self, hash: &[u8; 32], output: &[u8]) -> Result<(), Error> {
+        if self.max_entries == 0 {
+            return Ok(());
+        }
         let key = entry_key(hash);
-        let mut batch = sled::Batch::default();
-        batch.insert(&key[..], seal(&key, output));
-        self.database.with(|trees| {
-            // A poisoned lock holds a range that is still right: it is changed last.
-            let mut numbers = trees.numbers.lock().unwrap_or_else(PoisonError::into_inner);
-            let mut after = numbers.clone();
+        self.database.write((2, output.len()), |trees| {
             if !trees.journal.contains_key(&key)? {
-                batch.insert(number_key(after.end), &hash[..]);
-                after.end += 1;
-                let over = (after.end - after.start).saturating_sub(self.max_entries);
-                for _ in 0..over.min(GO_AT_ONCE) {
-                    let old = number_key(after.start);
+                let (number, old) = {
+                    let mut numbers = trees.numbers.lock().unwrap_or_else(PoisonError::into_inner);
+                    let number = numbers.end;
+                    numbers.end += 1;
+                    let over = (numbers.end - numbers.start).saturating_sub(self.max_entries);
+                    let start = numbers.start;
+                    numbers.start += over.min(GO_AT_ONCE);
+                    (number, start..numbers.start)
+                };
+                trees.journal.insert(number_key(number), &hash[..])?;
+                for old in old {
+                    // Until its entry is gone an old number stays, so that the next start finds both.
+                    let old = number_key(old);
                     if let Some(hash) = trees.journal.get(&old)? {
                         let mut gone = vec![b'e'];
                         gone.extend_from_slice(&hash);
-                        batch.remove(gone);
+                        trees.journal.remove(gone)?;
                     }
-                    batch.remove(old);
-                    after.start += 1;
+                    trees.journal.remove(old)?;
                 }
             }
-            trees.journal.apply_batch(batch)?;
-            *numbers = after;
+            trees.journal.insert(&key[..], seal(&key, output))?;
             Ok(())
         })
     }
@@ -96,7 +106,8 @@ fn number_key(number: u64) -> Vec<u8> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::database::tests::temporary;
+    use super::super::database::Trees;
+    use super::super::database::tests::{SMALL, temporary};
     use super::*;
 
     fn length(database: &Database) -> usize {
@@ -107,18 +118,43 @@ mod tests {
     fn the_journal_keeps_the_newest_calls_also_over_a_restart() {
         let folder = tempfile::tempdir().unwrap();
         for half in [0u8..4, 4..6] {
-            let database = Database::open(folder.path(), 1 << 20).unwrap();
+            let database = Database::open(folder.path(), SMALL).unwrap();
             let journal = Journal::new(Arc::new(database), 3);
             for n in half {
                 journal.put(&[n; 32], &[n, n]).unwrap();
             }
         }
-        let database = Arc::new(Database::open(folder.path(), 1 << 20).unwrap());
+        let database = Arc::new(Database::open(folder.path(), SMALL).unwrap());
         let journal = Journal::new(Arc::clone(&database), 3);
         let kept: Vec<u8> = (0..6)
             .filter(|&n| journal.get(&[n; 32]).unwrap() == Some(vec![n, n]))
             .collect();
         assert_eq!(kept, [3, 4, 5]);
+        assert_eq!(length(&database), 6, "three entries and their numbers");
+    }
+
+    #[test]
+    fn a_journal_of_no_entries_keeps_nothing() {
+        let (database, _folder) = temporary();
+        let journal = Journal::new(Arc::clone(&database), 0);
+        journal.put(&[1; 32], b"x").unwrap();
+        assert_eq!(journal.get(&[1; 32]).unwrap(), None);
+        assert_eq!(length(&database), 0);
+    }
+
+    #[test]
+    fn a_number_whose_entry_a_crash_has_cut_off_goes_when_its_turn_comes() {
+        let (database, _folder) = temporary();
+        let journal = Journal::new(Arc::clone(&database), 3);
+        journal.put(&[1; 32], b"x").unwrap();
+        let cut = |trees: &Trees| {
+            trees.journal.remove(entry_key(&[1; 32]))?;
+            Ok(())
+        };
+        database.with(cut).unwrap();
+        for n in 2..6 {
+            journal.put(&[n; 32], b"x").unwrap();
+        }
         assert_eq!(length(&database), 6, "three entries and their numbers");
     }
 

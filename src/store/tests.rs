@@ -40,9 +40,43 @@ fn a_second_process_on_the_folder_is_refused_by_name() {
 #[test]
 fn a_newer_folder_is_refused_by_name() {
     let dir = tempfile::tempdir().unwrap();
-    fs::write(dir.path().join(FORMAT_FILE), "2\n").unwrap();
+    fs::write(dir.path().join(FORMAT_FILE), "3\n").unwrap();
     let error = Store::open(&config(dir.path())).unwrap_err().to_string();
-    assert!(error.contains("format 2"), "{error}");
+    assert!(error.contains("format 3"), "{error}");
+}
+
+#[test]
+fn an_older_folder_is_read_with_the_segments_that_it_was_made_with() {
+    for (format, segments) in [
+        ("1\n", "segment_size: 524288"),
+        ("2\n", "segment_size: 8388608"),
+    ] {
+        let dir = tempfile::tempdir().unwrap();
+        fs::write(dir.path().join(FORMAT_FILE), format).unwrap();
+        Store::open(&config(dir.path()))
+            .unwrap()
+            .journal
+            .put(&[1; 32], b"kept")
+            .unwrap();
+        let store = Store::open(&config(dir.path())).unwrap();
+        assert_eq!(store.rebuilt, None);
+        assert_eq!(
+            store.journal.get(&[1; 32]).unwrap().as_deref(),
+            Some(&b"kept"[..])
+        );
+        drop(store);
+        let store = Store::look(dir.path()).unwrap();
+        assert!(store.journal.get(&[1; 32]).unwrap().is_some());
+        assert_eq!(
+            fs::read_to_string(dir.path().join(FORMAT_FILE)).unwrap(),
+            format
+        );
+        let conf = fs::read(dir.path().join(DATABASE).join("conf")).unwrap();
+        assert!(
+            String::from_utf8_lossy(&conf).contains(segments),
+            "{format}"
+        );
+    }
 }
 
 #[test]
@@ -118,7 +152,7 @@ fn a_format_that_is_no_number_is_damage_and_not_a_newer_limn() {
         fs::write(dir.path().join(ID_FILE), b"\xff\xfe").unwrap();
         let store = Store::open(&config(dir.path())).unwrap();
         assert_eq!(store.id().unwrap().len(), 16);
-        assert_eq!(fs::read(dir.path().join(FORMAT_FILE)).unwrap(), b"1\n");
+        assert_eq!(fs::read(dir.path().join(FORMAT_FILE)).unwrap(), b"2\n");
     }
 }
 

@@ -1,11 +1,11 @@
 //! The profiles of the partitions that this instance owns, or owned: current states and the versions before them.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
 use std::sync::Arc;
 
-use super::database::Database;
-use super::{Error, seal, unseal};
+use super::database::{Database, Trees};
+use super::{Error, checksum, seal, unseal};
 use crate::failpoint;
 
 /// How far the profiles topic was applied to a partition's view.
@@ -31,7 +31,7 @@ pub struct Change {
 /// What one Kafka transaction, or one stretch of the profiles topic, changed.
 #[derive(Debug, Clone, Default)]
 pub struct ViewBatch {
-    /// The users' states in the order of the topic.
+    /// The users' states in the order of the topic. Versions are counted from 1.
     pub changes: Vec<Change>,
     /// For each partition touched, how far the profiles topic is now applied.
     pub positions: Vec<(i32, Applied)>,
@@ -62,7 +62,9 @@ impl View {
     /// # Errors
     /// [`Error::Torn`] where the value does not match its checksum.
     pub fn get(&self, partition: i32, user: &str) -> Result<Option<Vec<u8>>, Error> {
-        self.read(&current_key(partition, user))
+        let key = current_key(partition, user);
+        self.database
+            .with(|trees| Ok(current(trees, &key)?.map(|(_, state)| state)))
     }
 
     /// The versions kept of a user, oldest first, the current one last.
@@ -71,10 +73,19 @@ impl View {
     /// [`Error::Torn`] where a value does not match its checksum.
     pub fn versions(&self, partition: i32, user: &str) -> Result<Vec<Vec<u8>>, Error> {
         self.database.with(|trees| {
+            let current = current(trees, &current_key(partition, user))?;
+            let end = match &current {
+                Some((Some(version), _)) => history_key(partition, user, *version),
+                // An older limn's: the current version is among them.
+                _ => history_key(partition, user, u64::MAX),
+            };
             let mut versions = Vec::new();
-            for entry in trees.view.scan_prefix(history_prefix(partition, user)) {
+            for entry in trees.view.range(history_prefix(partition, user)..end) {
                 let (key, sealed) = entry?;
                 versions.push(checked(&key, &sealed)?);
+            }
+            if let Some((Some(_), state)) = current {
+                versions.push(state);
             }
             Ok(versions)
         })
@@ -126,15 +137,13 @@ impl View {
         if before.as_deref() == Some(origin) {
             return Ok(None);
         }
-        self.database.with(|trees| {
-            if before.is_some() {
-                // Emptied first, positions before all: a crash in between leaves the old name, and all of this is done again.
-                for kind in *b"pcsh" {
-                    for entry in trees.view.scan_prefix([kind]) {
-                        trees.view.remove(entry?.0)?;
-                    }
-                }
+        if before.is_some() {
+            // Emptied first, positions before all: a crash in between leaves the old name, and all of this is done again.
+            for kind in *b"pcsh" {
+                self.remove_all(&[kind])?;
             }
+        }
+        self.database.write((1, origin.len()), |trees| {
             trees.view.insert(ORIGIN, seal(ORIGIN, origin.as_bytes()))?;
             Ok(())
         })?;
@@ -146,7 +155,7 @@ impl View {
     /// # Errors
     /// [`Error::Io`] or [`Error::Torn`] from sled.
     pub fn forget_origin(&self) -> Result<(), Error> {
-        self.database.with(|trees| {
+        self.database.write((1, 0), |trees| {
             trees.view.remove(ORIGIN)?;
             Ok(())
         })
@@ -170,32 +179,64 @@ impl View {
             bytes.extend_from_slice(checkpoint);
             put(&key(b'c', *partition), &bytes);
         }
-        // Versions that this very batch brings: they are not in the tree yet, and may be too old or erased already.
+        // Old versions that this very batch brings: they are not in the tree yet, and may be too old or erased already.
         let mut fresh: BTreeSet<Vec<u8>> = BTreeSet::new();
-        self.database.with(|trees| {
+        let mut last: BTreeMap<Vec<u8>, Option<(u64, &[u8])>> = BTreeMap::new();
+        let states = batch.changes.iter().filter_map(|c| c.state.as_ref());
+        let checkpoints = batch.checkpoints.iter().map(|(_, _, bytes)| bytes.len());
+        let bytes: usize = states.map(|(_, bytes)| 2 * bytes.len()).sum();
+        let cost = (2 * batch.changes.len(), bytes + checkpoints.sum::<usize>());
+        self.database.write(cost, |trees| {
             for change in &batch.changes {
-                let current = current_key(change.partition, &change.user);
+                let (partition, user) = (change.partition, &*change.user);
+                let key = current_key(partition, user);
+                let mut keep = |version: u64, state: &[u8]| {
+                    let key = history_key(partition, user, version);
+                    sled_batch.insert(&key[..], seal(&key, state));
+                    fresh.insert(key);
+                };
                 // Every version before it goes; a number may be missing where a transaction held several.
                 let gone_before = match &change.state {
-                    Some((version, payload)) => {
-                        sled_batch.insert(&current[..], seal(&current, payload));
-                        let kept = history_key(change.partition, &change.user, *version);
-                        sled_batch.insert(&kept[..], seal(&kept, payload));
-                        fresh.insert(kept);
+                    Some((version, state)) => {
+                        // What was current until now is history. The first version follows none.
+                        match last.get(&key) {
+                            Some(Some((old, state))) if old < version => keep(*old, state),
+                            None if *version > 1 && self.history > 0 => {
+                                if let Some((Some(old), state)) = current(trees, &key)?
+                                    && old < *version
+                                {
+                                    keep(old, &state);
+                                }
+                            }
+                            _ => {}
+                        }
+                        last.insert(key, Some((*version, state)));
                         version.saturating_sub(self.history)
                     }
                     None => {
-                        sled_batch.remove(current);
+                        last.insert(key, None);
                         u64::MAX
                     }
                 };
-                let oldest = history_key(change.partition, &change.user, 0);
-                let end = history_key(change.partition, &change.user, gone_before);
+                if gone_before == 0 {
+                    continue;
+                }
+                let oldest = history_key(partition, user, 0);
+                let end = history_key(partition, user, gone_before);
                 for entry in trees.view.range(&oldest[..]..&end[..]) {
                     sled_batch.remove(entry?.0);
                 }
                 for key in fresh.range(oldest..end) {
                     sled_batch.remove(&key[..]);
+                }
+            }
+            for (key, state) in last {
+                match state {
+                    Some((version, state)) => {
+                        let sealed = seal_current(&key, version, state);
+                        sled_batch.insert(key, sealed);
+                    }
+                    None => sled_batch.remove(key),
                 }
             }
             failpoint::pass("view_begun");
@@ -222,14 +263,28 @@ impl View {
     }
 
     fn clear_kinds(&self, partition: i32, kinds: &[u8]) -> Result<(), Error> {
-        self.database.with(|trees| {
-            for &kind in kinds {
-                for entry in trees.view.scan_prefix(key(kind, partition)) {
-                    trees.view.remove(entry?.0)?;
+        kinds
+            .iter()
+            .try_for_each(|&kind| self.remove_all(&key(kind, partition)))
+    }
+
+    /// Removes what begins with this, a page at a time.
+    fn remove_all(&self, prefix: &[u8]) -> Result<(), Error> {
+        loop {
+            let removed = self.database.write((PAGE, 0), |trees| {
+                let mut batch = sled::Batch::default();
+                let mut removed = 0;
+                for key in trees.view.scan_prefix(prefix).keys().take(PAGE) {
+                    batch.remove(key?);
+                    removed += 1;
                 }
+                trees.view.apply_batch(batch)?;
+                Ok(removed)
+            })?;
+            if removed < PAGE {
+                return Ok(());
             }
-            Ok(())
-        })
+        }
     }
 
     /// The partitions that something is kept of.
@@ -265,7 +320,7 @@ impl View {
                     if !key.starts_with(&prefix) {
                         return Ok(states);
                     }
-                    states.push(checked(&key, &sealed)?);
+                    states.push(unseal_current(&key, &sealed)?.1);
                     from = (states.len() == PAGE).then(|| Bound::Excluded(key.to_vec()));
                 }
                 Ok(states)
@@ -295,6 +350,38 @@ fn checked(key: &[u8], sealed: &[u8]) -> Result<Vec<u8>, Error> {
             char::from(key.first().copied().unwrap_or(b'?'))
         ))
     })
+}
+
+/// A current state goes with its version: format 2, the checksum, the version, the state.
+fn seal_current(key: &[u8], version: u64, state: &[u8]) -> Vec<u8> {
+    let mut sealed = Vec::with_capacity(state.len() + 13);
+    sealed.push(2);
+    sealed.extend_from_slice(&[0; 4]);
+    sealed.extend_from_slice(&version.to_be_bytes());
+    sealed.extend_from_slice(state);
+    let sum = checksum(key, &sealed[5..]);
+    sealed[1..5].copy_from_slice(&sum.to_le_bytes());
+    sealed
+}
+
+/// A current state and its version. An older limn's have none: it kept the current state among the old ones too.
+type Current = (Option<u64>, Vec<u8>);
+
+fn unseal_current(key: &[u8], sealed: &[u8]) -> Result<Current, Error> {
+    if let Some((&[2, a, b, c, d], rest)) = sealed.split_first_chunk::<5>()
+        && u32::from_le_bytes([a, b, c, d]) == checksum(key, rest)
+        && let Some((version, state)) = rest.split_first_chunk::<8>()
+    {
+        return Ok((Some(u64::from_be_bytes(*version)), state.to_vec()));
+    }
+    Ok((None, checked(key, sealed)?))
+}
+
+fn current(trees: &Trees, key: &[u8]) -> Result<Option<Current>, Error> {
+    let sealed = trees.view.get(key)?;
+    sealed
+        .map(|sealed| unseal_current(key, &sealed))
+        .transpose()
 }
 
 fn key(kind: u8, partition: i32) -> Vec<u8> {

@@ -1,47 +1,115 @@
 //! Templates: an event's line, and the message around the lines.
 
-use std::collections::BTreeMap;
+mod plain;
+
 use std::sync::Arc;
 
-use minijinja::value::{Object, Value};
+use minijinja::value::{Enumerator, Object, Value};
 use minijinja::{Environment, context};
 use serde::Serialize;
 
 use super::Config;
 use crate::codec::proto;
+use plain::Plain;
 
 /// What a line's template may use: `user_id`, `id`, `time_ms`, `time` (RFC 3339), `action`, `item.id`, `item.title`,
 /// `item.category`, `item.description`, `text`, `attributes.…`, `late`, `topic`, `partition`, `offset`.
-#[derive(Debug, Clone, Copy)]
-pub struct Line<'a> {
-    /// The event.
-    pub interaction: &'a proto::Interaction,
+#[derive(Debug, Clone)]
+pub struct Line {
+    /// The event; nothing of it is asked for where [`Prompt::reads_events`] is false.
+    pub interaction: proto::Interaction,
     /// Event time in milliseconds since the Unix epoch.
     pub time_ms: i64,
     /// Behind the watermark when read.
     pub late: bool,
     /// The input topic.
-    pub topic: &'a str,
+    pub topic: Arc<str>,
     /// The input partition.
     pub partition: i32,
     /// The offset in it.
     pub offset: i64,
 }
 
-#[derive(Serialize)]
-struct Fields<'a> {
-    user_id: &'a str,
-    id: &'a str,
-    time_ms: i64,
-    time: String,
-    action: &'a str,
-    item: Item<'a>,
-    text: &'a str,
-    attributes: &'a BTreeMap<String, String>,
-    late: bool,
-    topic: &'a str,
-    partition: i32,
-    offset: i64,
+/// Names that a line's template may use besides those of the event itself.
+const PLACE: [&str; 6] = ["time_ms", "time", "late", "topic", "partition", "offset"];
+
+/// Fields are made only when the template asks for them.
+impl Object for Line {
+    fn get_value(self: &Arc<Self>, name: &Value) -> Option<Value> {
+        let event = &self.interaction;
+        Some(match name.as_str()? {
+            "user_id" => (&*event.user_id).into(),
+            "id" => (&*event.id).into(),
+            "time_ms" => self.time_ms.into(),
+            "time" => jiff::Timestamp::from_millisecond(self.time_ms)
+                .map_or_else(|_| String::new(), |t| t.to_string())
+                .into(),
+            "action" => (&*event.action).into(),
+            "item" => Value::from_object(Item(Arc::clone(self))),
+            "text" => (&*event.text).into(),
+            "attributes" => Value::from_object(Attributes(Arc::clone(self))),
+            "late" => self.late.into(),
+            "topic" => (&*self.topic).into(),
+            "partition" => self.partition.into(),
+            "offset" => self.offset.into(),
+            _ => return None,
+        })
+    }
+
+    fn enumerate(self: &Arc<Self>) -> Enumerator {
+        Enumerator::Str(&[
+            "user_id",
+            "id",
+            "time_ms",
+            "time",
+            "action",
+            "item",
+            "text",
+            "attributes",
+            "late",
+            "topic",
+            "partition",
+            "offset",
+        ])
+    }
+}
+
+/// A line's item; without one, its texts are empty.
+#[derive(Debug)]
+struct Item(Arc<Line>);
+
+impl Object for Item {
+    fn get_value(self: &Arc<Self>, name: &Value) -> Option<Value> {
+        let item = self.0.interaction.item.as_ref();
+        let text = match name.as_str()? {
+            "id" => item.map(|i| &i.id),
+            "title" => item.map(|i| &i.title),
+            "category" => item.map(|i| &i.category),
+            "description" => item.map(|i| &i.description),
+            _ => return None,
+        };
+        Some(text.map_or("", |text| text).into())
+    }
+
+    fn enumerate(self: &Arc<Self>) -> Enumerator {
+        Enumerator::Str(&["id", "title", "category", "description"])
+    }
+}
+
+/// A line's attributes by name.
+#[derive(Debug)]
+struct Attributes(Arc<Line>);
+
+impl Object for Attributes {
+    fn get_value(self: &Arc<Self>, name: &Value) -> Option<Value> {
+        let value = self.0.interaction.attributes.get(name.as_str()?)?;
+        Some((&**value).into())
+    }
+
+    fn enumerate(self: &Arc<Self>) -> Enumerator {
+        let names = self.0.interaction.attributes.keys();
+        Enumerator::Values(names.map(|name| (&**name).into()).collect())
+    }
 }
 
 /// The same text under every name.
@@ -52,14 +120,6 @@ impl Object for Everywhere {
     fn get_value(self: &Arc<Self>, _name: &Value) -> Option<Value> {
         Some(self.0.into())
     }
-}
-
-#[derive(Serialize, Default)]
-struct Item<'a> {
-    id: &'a str,
-    title: &'a str,
-    category: &'a str,
-    description: &'a str,
 }
 
 /// A template that does not compile, or fails.
@@ -80,7 +140,8 @@ const MESSAGE: &str = "summary.message";
 pub struct Prompt {
     environment: Environment<'static>,
     empty_profile: String,
-    wants_time: bool,
+    plain: Option<Plain>,
+    reads_events: bool,
 }
 
 impl Prompt {
@@ -95,10 +156,15 @@ impl Prompt {
                 .add_template_owned(key, source.clone())
                 .map_err(failed(key))?;
         }
+        let mut used = (environment.get_template(EVENT))
+            .map_err(failed(EVENT))?
+            .undeclared_variables(false);
+        used.retain(|name| !PLACE.contains(&name.as_str()));
         let prompt = Self {
             environment,
             empty_profile: config.empty_profile.clone(),
-            wants_time: config.event.contains("time"),
+            plain: Plain::parse(&config.event),
+            reads_events: !used.is_empty(),
         };
         // Without the lines the model would be asked about nothing, without the profile it would begin anew each time.
         let probe = prompt.message("\u{1}profile", &["\u{1}line".to_owned()])?;
@@ -113,42 +179,21 @@ impl Prompt {
         Ok(prompt)
     }
 
+    /// Whether the event template asks for more of an event than its time and place.
+    #[must_use]
+    pub fn reads_events(&self) -> bool {
+        self.reads_events
+    }
+
     /// One event as one line: control characters and line breaks become spaces, so that no event can pass for two.
     ///
     /// # Errors
     /// [`TemplateError`] where the template fails.
-    pub fn line(&self, line: &Line<'_>) -> Result<String, TemplateError> {
-        let interaction = line.interaction;
-        let item = interaction
-            .item
-            .as_ref()
-            .map_or_else(Item::default, |i| Item {
-                id: &i.id,
-                title: &i.title,
-                category: &i.category,
-                description: &i.description,
-            });
-        let time = if self.wants_time {
-            jiff::Timestamp::from_millisecond(line.time_ms)
-                .map_or_else(|_| String::new(), |t| t.to_string())
-        } else {
-            String::new()
+    pub fn line(&self, line: Line) -> Result<String, TemplateError> {
+        let rendered = match &self.plain {
+            Some(plain) => plain.line(&line),
+            None => self.render(EVENT, Value::from_object(line))?,
         };
-        let fields = Fields {
-            user_id: &interaction.user_id,
-            id: &interaction.id,
-            time_ms: line.time_ms,
-            time,
-            action: &interaction.action,
-            item,
-            text: &interaction.text,
-            attributes: &interaction.attributes,
-            late: line.late,
-            topic: line.topic,
-            partition: line.partition,
-            offset: line.offset,
-        };
-        let rendered = self.render(EVENT, fields)?;
         Ok(one_line(rendered))
     }
 
@@ -207,6 +252,9 @@ fn failed(key: &'static str) -> impl FnOnce(minijinja::Error) -> TemplateError {
 }
 
 fn one_line(text: String) -> String {
+    if text.bytes().all(|b| (b' '..0x7f).contains(&b)) {
+        return text;
+    }
     let breaks = |c: char| c.is_control() || matches!(c, '\u{2028}' | '\u{2029}');
     if text.contains(breaks) {
         text.replace(breaks, " ")
@@ -251,12 +299,12 @@ mod tests {
         }
     }
 
-    fn line(interaction: &proto::Interaction) -> Line<'_> {
+    fn line(interaction: proto::Interaction) -> Line {
         Line {
             interaction,
             time_ms: 874_965_758_000,
             late: true,
-            topic: "in",
+            topic: "in".into(),
             partition: 3,
             offset: 7,
         }
@@ -267,10 +315,42 @@ mod tests {
         let template = "- {{ action }} {{ item.title }} ({{ attributes.year }}; {{ attributes.none }}) @{{ partition }}:{{ offset }} {{ time }}{% if late %} late{% endif %}";
         let prompt = Prompt::new(&config(template, WHOLE)).unwrap();
         let event = interaction("Fargo");
+        assert!(prompt.reads_events());
         assert_eq!(
-            prompt.line(&line(&event)).unwrap(),
+            prompt.line(line(event)).unwrap(),
             "- loved Fargo (1996; ) @3:7 1997-09-22T22:02:38Z late"
         );
+    }
+
+    #[test]
+    fn a_template_may_go_through_attributes_and_items_and_ask_for_what_is_not_there() {
+        let template = "{% for name, value in attributes|items %}{{ name }}={{ value }};{% endfor %}{% for part in item %}{{ part }}={{ item[part] }};{% endfor %}{{ item.price }}{{ attributes.x or 'none' }}";
+        let prompt = Prompt::new(&config(template, WHOLE)).unwrap();
+        let mut event = interaction("Heat");
+        event.attributes.insert("a".to_owned(), "b".to_owned());
+        assert_eq!(
+            prompt.line(line(event)).unwrap(),
+            "a=b;year=1996;id=;title=Heat;category=;description=;none"
+        );
+        let nothing = prompt.line(line(proto::Interaction::default())).unwrap();
+        assert_eq!(nothing, "id=;title=;category=;description=;none");
+    }
+
+    #[test]
+    fn an_event_is_not_read_for_a_line_of_its_time_and_place() {
+        let reads = |event: &str| Prompt::new(&config(event, WHOLE)).unwrap().reads_events();
+        assert!(!reads(
+            "- @{{ partition }}:{{ offset }} {{ time }} {{ time_ms }} {{ late }} {{ topic }}"
+        ));
+        assert!(!reads("x"));
+        for event in [
+            "{{ user_id }}",
+            "{{ item.title }}",
+            "{% if attributes.a %}x{% endif %}",
+            "{{ text|upper }}",
+        ] {
+            assert!(reads(event), "{event}");
+        }
     }
 
     #[test]
@@ -278,7 +358,7 @@ mod tests {
         let prompt = Prompt::new(&config("- {{ item.title }}", WHOLE)).unwrap();
         let event = interaction("a\n- loved b\r\u{2028}\u{85}\u{1b}[2J{{ 7 }}");
         assert_eq!(
-            prompt.line(&line(&event)).unwrap(),
+            prompt.line(line(event)).unwrap(),
             "- a - loved b    [2J{{ 7 }}"
         );
     }

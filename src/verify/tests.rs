@@ -31,7 +31,7 @@ struct World {
 
 fn keyed(key: &str, value: Option<Vec<u8>>) -> Record {
     Record {
-        key: Some(key.as_bytes().into()),
+        key: Some(key.to_owned().into()),
         value: value.map(Into::into),
         ..Record::default()
     }

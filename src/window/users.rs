@@ -106,6 +106,22 @@ impl Users {
         now: i64,
         closed: &mut Vec<Closed>,
     ) {
+        // Most events prolong a window that is there, which moves its user in no queue but to the front.
+        if let Some(found) = self.users.get_mut(user)
+            && let Place::Join(index) = self.assigner.place(&found.windows, at, event.tokens)
+            && !self.assigner.overflows(&found.windows[index], event.tokens)
+            && !self.assigner.full(found.windows[index].events.len() + 1)
+            && found.oldest <= event.offset
+        {
+            let window = &mut found.windows[index];
+            let before = window.bytes();
+            let tokens = window.tokens.saturating_add(event.tokens.into());
+            if !self.assigner.full_of_tokens(tokens) {
+                window.push(&event, at);
+                self.bytes += window.bytes() - before;
+                return;
+            }
+        }
         let name = (self.users.get_key_value(user))
             .map_or_else(|| user.into(), |(name, _)| Arc::clone(name));
         // Every round but the last closes a window, so there is a last one.

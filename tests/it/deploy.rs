@@ -247,16 +247,17 @@ fn the_sample_is_read_and_its_lines_are_the_adapters() {
     for json in read("config/compose-sample.jsonl").lines() {
         let record = Record {
             key: None,
-            value: Some(json.as_bytes().into()),
+            value: Some(json.to_owned().into()),
             headers: [].into(),
         };
         let interaction = decoder.interaction(&record, Some(1)).unwrap();
+        let user = interaction.user_id.clone();
         let line = prompt
-            .line(&Line {
-                interaction: &interaction,
+            .line(Line {
+                interaction,
                 time_ms: 1,
                 late: false,
-                topic: "",
+                topic: "".into(),
                 partition: 0,
                 offset: 0,
             })
@@ -272,7 +273,7 @@ fn the_sample_is_read_and_its_lines_are_the_adapters() {
         let (year, genres) = rest.trim_end_matches(')').split_once("; ").unwrap();
         assert!(year.parse::<u16>().is_ok(), "{line}");
         assert!(genres.split(", ").all(|g| GENRES.contains(&g)), "{line}");
-        *events.entry(interaction.user_id).or_default() += 1;
+        *events.entry(user).or_default() += 1;
     }
     assert!(events.len() >= 3, "{events:?}");
     // Whole windows: nothing waits for a time to pass.

@@ -103,7 +103,7 @@ impl Member {
     fn join(config: &Config) -> Self {
         let (out, inbox) = channel(4);
         let source = Kafka::start(config, out, |_, _, _, record: Record| {
-            String::from_utf8(record.value.unwrap().into_vec()).unwrap()
+            String::from_utf8(record.value.unwrap().into()).unwrap()
         })
         .unwrap();
         Self { source, inbox }
@@ -461,7 +461,7 @@ fn read_back(broker: &Broker, topic: &str, wait: Duration) -> Result<(Vec<String
         wait,
         &AtomicBool::new(false),
         |back| {
-            read.push(String::from_utf8(back.record.value.unwrap().into_vec()).unwrap());
+            read.push(String::from_utf8(back.record.value.unwrap().into()).unwrap());
             Ok(())
         },
     )?;

@@ -130,12 +130,10 @@ impl Flow<'_> {
         ] {
             ::metrics::counter!(metrics::EVENTS, "outcome" => outcome).increment(count);
         }
-        self.parts.status.send_modify(|s| {
-            s.events_read += read;
-            s.accepted += accepted;
-            s.late += late;
-            s.skipped += skipped;
-        });
+        self.tally.events_read += read;
+        self.tally.accepted += accepted;
+        self.tally.late += late;
+        self.tally.skipped += skipped;
         Ok(())
     }
 
@@ -154,10 +152,11 @@ impl Flow<'_> {
 
     /// When everything decided before the restart was read again, windows begin to close by event time.
     pub(super) fn restored_to(&mut self, number: i32, next: i64, closed: &mut Vec<Closed>) {
-        let now = self.parts.clock.now_ms();
         if let Some(partition) = self.partitions.get_mut(&number)
             && next >= partition.decided_below
+            && partition.windows.restoring()
         {
+            let now = self.parts.clock.now_ms();
             partition.windows.restored(now, closed);
         }
     }
@@ -240,7 +239,7 @@ impl Flow<'_> {
         }
         ::metrics::counter!(metrics::EVENTS, "outcome" => "dead_lettered").increment(1);
         ::metrics::counter!(metrics::DEAD_LETTERS, "reason" => rejected.reason.name()).increment(1);
-        self.parts.status.send_modify(|s| s.dead_lettered += 1);
+        self.tally.dead_lettered += 1;
     }
 
     pub(super) fn enqueue(&mut self, number: i32, closed: &mut Vec<Closed>) {
@@ -267,7 +266,7 @@ impl Flow<'_> {
                 .push_back(window);
             self.stand(number, user);
         }
-        self.parts.status.send_modify(|s| s.windows_closed += count);
+        self.tally.windows_closed += count;
         self.pause_or_resume();
         failpoint::pass("window_closed");
     }

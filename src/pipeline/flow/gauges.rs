@@ -34,7 +34,9 @@ impl Flow<'_> {
         let oldest = oldest.map_or(0, |at| now_ms.saturating_sub(at).max(0));
         let oldest = Duration::from_millis(oldest.unsigned_abs());
         let waiting = self.ready.len() + self.updates.len();
+        let tally = std::mem::take(&mut self.tally);
         self.parts.status.send_modify(|s| {
+            tally.add_to(s);
             s.windows_open = open as u64;
             s.windows_open_bytes = open_bytes as u64;
             s.waiting = waiting as u64;
@@ -46,6 +48,12 @@ impl Flow<'_> {
         }
         self.shown = Some(Instant::now());
         self.set_gauges(open, open_bytes, oldest);
+    }
+
+    /// Tells what was counted since the last time. Each telling wakes whoever waits for news, so it is not done for each event.
+    pub(in crate::pipeline) fn publish(&mut self) {
+        let tally = std::mem::take(&mut self.tally);
+        self.parts.status.send_modify(|s| tally.add_to(s));
     }
 
     #[allow(clippy::cast_precision_loss)] // gauges are floats

@@ -58,7 +58,7 @@ impl Flow<'_> {
             });
             queue.running = Some(Running { task, bytes: taken });
             self.begun += 1;
-            self.parts.status.send_modify(|s| s.updates_begun += 1);
+            self.tally.updates_begun += 1;
             if self
                 .config
                 .max_updates
@@ -120,7 +120,7 @@ impl Flow<'_> {
         if let Some(update) = done.update {
             self.fold(key, profile.as_deref(), update)?;
         }
-        self.parts.status.send_modify(|s| s.refused += refused);
+        self.tally.refused += refused;
         self.stand(number, Arc::clone(&user));
         if let Some(partition) = self.partitions.get_mut(&number) {
             partition.tidy(&user);
@@ -193,7 +193,7 @@ impl Flow<'_> {
             model: Some(proto::Model {
                 name: description.name.clone(),
                 fingerprint: description.fingerprint.clone(),
-                call: update.call.iter().map(|b| format!("{b:02x}")).collect(),
+                call: blake3::Hash::from_bytes(update.call).to_hex().to_string(),
             }),
             usage: Some(update.usage),
             reason: "window".to_owned(),
@@ -215,10 +215,8 @@ impl Flow<'_> {
         let state = Arc::new(state);
         self.uncommitted.insert(key.clone(), Arc::clone(&state));
         self.pending.change(key, change, state);
-        self.parts.status.send_modify(|s| {
-            s.output_tokens += tokens;
-            s.from_journal += u64::from(journal);
-        });
+        self.tally.output_tokens += tokens;
+        self.tally.from_journal += u64::from(journal);
         Ok(())
     }
 
@@ -274,8 +272,7 @@ impl Flow<'_> {
             .source
             .group_metadata()
             .ok_or_else(|| Error::Thread("no member of the group".to_owned()))?;
-        self.sink
-            .commit(pending.seal(&self.config.topics, checkpoints, group))
+        self.sink.commit(pending, checkpoints, group)
     }
 
     pub(super) fn committed(&mut self, committed: Committed) {
@@ -307,12 +304,11 @@ impl Flow<'_> {
         ::metrics::counter!(metrics::EVENTS_FOLDED).increment(events);
         ::metrics::counter!(metrics::COMMITS).increment(1);
         ::metrics::histogram!(metrics::COMMIT_SECONDS).record(committed.took);
-        self.parts.status.send_modify(|s| {
-            s.updates_committed += updates;
-            s.events_committed += events;
-            s.commits += 1;
-            s.commit_time += committed.took;
-        });
+        self.tally.updates_committed += updates;
+        self.tally.events_committed += events;
+        self.tally.commits += 1;
+        self.tally.commit_time += committed.took;
+        self.publish();
         if let Some(changes) = &self.parts.changes {
             let _ = changes.send(Commit {
                 changes: committed.changes,

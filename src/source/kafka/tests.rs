@@ -47,7 +47,7 @@ fn nothing_is_read_before_the_partition_is_ready_and_everything_after_in_order()
     let (_cluster, servers) = filled("in", 40);
     let (out, mut messages) = mpsc::channel(2);
     let source = Kafka::start(&config(&servers), out, |_, _, _, record: Record| {
-        String::from_utf8(record.value.unwrap().into_vec()).unwrap()
+        String::from_utf8(record.value.unwrap().into()).unwrap()
     })
     .unwrap();
     let assigned = match messages.blocking_recv().unwrap() {

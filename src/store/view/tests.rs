@@ -191,6 +191,59 @@ fn a_view_that_was_filled_from_other_topics_is_emptied_and_one_that_does_not_kno
 }
 
 #[test]
+fn a_state_of_an_older_limn_is_read_and_goes_on_with_its_history() {
+    let view = view(2);
+    // It kept the current version among the old ones, and none with its state.
+    view.database
+        .with(|trees| {
+            for version in [1, 2, 3] {
+                let (state, key) = (format!("v{version}"), history_key(0, "a", version));
+                trees.view.insert(&key[..], seal(&key, state.as_bytes()))?;
+            }
+            let key = current_key(0, "a");
+            trees.view.insert(&key[..], seal(&key, b"v3"))?;
+            Ok(())
+        })
+        .unwrap();
+    assert_eq!(view.get(0, "a").unwrap().as_deref(), Some(&b"v3"[..]));
+    assert_eq!(kept(&view, "a"), ["v1", "v2", "v3"]);
+    assert_eq!(
+        view.states(0).map(Result::unwrap).collect::<Vec<_>>(),
+        [b"v3"]
+    );
+    // Read again, as after a crash: it stays one version.
+    for version in [3, 4] {
+        let changes = vec![change("a", Some(version))];
+        view.apply(&ViewBatch {
+            changes,
+            ..ViewBatch::default()
+        })
+        .unwrap();
+        let expected = ["v1", "v2", "v3", "v4"];
+        let version = usize::try_from(version).unwrap();
+        assert_eq!(kept(&view, "a"), expected[version - 3..version]);
+    }
+}
+
+#[test]
+fn a_batch_that_is_applied_twice_is_applied_once() {
+    let view = view(5);
+    let batch = ViewBatch {
+        changes: vec![
+            change("a", Some(1)),
+            change("a", Some(2)),
+            change("b", Some(1)),
+        ],
+        ..ViewBatch::default()
+    };
+    for _ in 0..2 {
+        view.apply(&batch).unwrap();
+        assert_eq!(kept(&view, "a"), ["v1", "v2"]);
+        assert_eq!(kept(&view, "b"), ["v1"]);
+    }
+}
+
+#[test]
 fn a_torn_value_is_an_error_that_keeps_the_user_to_itself() {
     let view = view(1);
     set(&view, 0, "secret-user", Some((1, "x")));
@@ -198,7 +251,7 @@ fn a_torn_value_is_an_error_that_keeps_the_user_to_itself() {
         .with(|trees| {
             trees
                 .view
-                .insert(current_key(0, "secret-user"), b"\x01oops x")?;
+                .insert(current_key(0, "secret-user"), b"\x02oops x")?;
             Ok(())
         })
         .unwrap();

@@ -110,7 +110,7 @@ pub fn read_only(run: &mut Run<'_>) {
 /// It waits until there is room again.
 pub fn full(run: &mut Run<'_>) {
     run.load(Events::default());
-    let instance = on_a_disk(run, 24, ":");
+    let instance = on_a_disk(run, 64, ":");
     run.add("a", instance);
     run.works();
     // The disk as the process sees it.
