@@ -6,4 +6,6 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 scripts/fetch-kafka.sh >/dev/null
 scripts/fetch-model.sh
 scripts/fetch-tokenizers.sh
+# The tests on real brokers wait for most of their time: more of them than processors.
+export RUST_TEST_THREADS=${RUST_TEST_THREADS:-$(($(nproc) + 1))}
 cargo test --locked "$@" </dev/null

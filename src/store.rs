@@ -19,25 +19,23 @@ use std::sync::Arc;
 
 use database::{Database, Sizes};
 
-/// Version of the folder's layout. A newer one is refused by name; an older one is read, and stays what it is.
+/// Version of the folder's layout. A newer one is refused by name; an older one is read, and is of this one from then on: what
+/// is written into it an older limn would take for damage. 2: a current state goes with its version.
 const FORMAT: u32 = 2;
-
-impl Sizes {
-    /// By the folder's format: sled opens no database with other segments than it was made with. Since format 2 they are
-    /// larger, so that they are waited for less often (see [`Database::write`]).
-    fn new(format: u32, cache_bytes: u64) -> Self {
-        let segment_bytes = if format < 2 { 512 << 10 } else { 8 << 20 };
-        Self {
-            cache_bytes,
-            segment_bytes,
-        }
-    }
-}
 
 const FORMAT_FILE: &str = "format";
 const LOCK_FILE: &str = "lock";
 const DATABASE: &str = "db";
 const ID_FILE: &str = "id";
+
+fn sizes(cache_bytes: u64) -> Sizes {
+    // Sixteen times what sled makes by itself, so that they are waited for less often (see `Database::write`).
+    let segment_bytes = 8 << 20;
+    Sizes {
+        cache_bytes,
+        segment_bytes,
+    }
+}
 
 /// How the folder is kept.
 #[derive(Debug, Clone)]
@@ -131,17 +129,11 @@ impl Store {
         let path = folder.join(LOCK_FILE);
         let lock = lock(folder, File::create(&path).map_err(io_at(&path))?)?;
         let path = folder.join(FORMAT_FILE);
-        let database = folder.join(DATABASE);
-        let format = match format(folder)? {
-            Some(format) => format,
-            // A start that was cut off, or damage: an older database is then torn as well, and begun anew.
-            None => {
-                fs::write(&path, format!("{FORMAT}\n")).map_err(io_at(&path))?;
-                FORMAT
-            }
-        };
-        let sizes = Sizes::new(format, config.cache_bytes);
-        let (database, rebuilt) = Database::open_or_begin(&database, sizes)?;
+        if format(folder)? != Some(FORMAT) {
+            fs::write(&path, format!("{FORMAT}\n")).map_err(io_at(&path))?;
+        }
+        let (database, rebuilt) =
+            Database::open_or_begin(&folder.join(DATABASE), sizes(config.cache_bytes))?;
         Ok(Self::of(config, Arc::new(database), rebuilt, lock))
     }
 
@@ -153,10 +145,9 @@ impl Store {
         let none = || Error::NoState(folder.to_owned());
         let path = folder.join(LOCK_FILE);
         let database = folder.join(DATABASE);
-        if !path.is_file() || !database.is_dir() {
+        if !path.is_file() || !database.is_dir() || format(folder)?.is_none() {
             return Err(none());
         }
-        let format = format(folder)?.ok_or_else(none)?;
         let lock = lock(folder, File::open(&path).map_err(io_at(&path))?)?;
         let config = Config {
             folder: folder.to_owned(),
@@ -164,8 +155,7 @@ impl Store {
             history: u64::MAX,
             journal_entries: u64::MAX,
         };
-        let sizes = Sizes::new(format, config.cache_bytes);
-        let database = Database::open(&database, sizes)?;
+        let database = Database::open(&database, sizes(config.cache_bytes))?;
         Ok(Self::of(&config, Arc::new(database), None, lock))
     }
 

@@ -327,9 +327,6 @@ impl<'a> Attributes<'a> {
             return Err(Rejected::new(Reason::Malformed, detail));
         }
         for (field, value) in fields {
-            if matches!(value, Json::Null) {
-                continue;
-            }
             let name = if depth == 0 {
                 field
             } else {
@@ -337,6 +334,7 @@ impl<'a> Attributes<'a> {
                 format!("{prefix}.{field}").into()
             };
             let text = match value {
+                Json::Null => continue,
                 Json::Object(fields) => {
                     self.flatten(&name, fields, depth + 1)?;
                     continue;

@@ -16,15 +16,18 @@ const CLOSING: Duration = Duration::from_secs(5);
 
 const POLL: Duration = Duration::from_millis(20);
 
-/// What a written value is taken to cost the log beside its own bytes: its share of the pages that are written anew.
-const WRITE_BYTES: usize = 1 << 10;
+/// About how many bytes of log it takes to write so many values of so many bytes: sled writes a page anew behind each tenth
+/// change, with up to sixteen values in it.
+pub(super) fn cost(values: usize, bytes: usize) -> usize {
+    bytes.saturating_mul(3).saturating_add(values << 10)
+}
 
 /// How a database is kept.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Sizes {
     /// Bytes of pages that sled may cache.
     pub(super) cache_bytes: u64,
-    /// Bytes of a segment of sled's log: a power of two, the same for as long as the database lives.
+    /// Bytes of a segment of sled's log, a power of two, for a database that is made: one that is there keeps what it has.
     pub(super) segment_bytes: usize,
 }
 
@@ -36,6 +39,8 @@ pub(super) struct Trees {
     pub(super) journal: sled::Tree,
     /// The journal's numbers in use: from the oldest entry to the one before the end.
     pub(super) numbers: Mutex<Range<u64>>,
+    /// Bytes of a segment of its log.
+    segment_bytes: usize,
 }
 
 /// A database that its users share, and that can be begun anew under them.
@@ -54,18 +59,6 @@ struct State {
     trees: Option<Trees>,
     /// The first fault. sled answers nothing sound behind one, so nothing more is asked of it.
     fault: OnceLock<Fault>,
-}
-
-impl State {
-    /// Keeps the first fault.
-    fn note<T>(&self, result: &Result<T, Error>) {
-        let fault = match result {
-            Err(Error::Torn(why)) => Fault::Torn(why.clone()),
-            Err(Error::Io { source, .. }) => Fault::Io(source.kind(), source.to_string()),
-            _ => return,
-        };
-        let _ = self.fault.set(fault);
-    }
 }
 
 #[derive(Debug, Clone)]
@@ -127,48 +120,75 @@ impl Database {
         work: impl FnOnce(&Trees) -> Result<T, Error>,
     ) -> Result<T, Error> {
         let state = self.state.read().unwrap_or_else(PoisonError::into_inner);
-        self.sound(&state)?;
-        let Some(trees) = &state.trees else {
-            return Err(Error::Torn("the database is closed".to_owned()));
-        };
-        let result = caught("using", || work(trees));
-        state.note(&result);
-        result
+        self.used(&state, "using", work)
     }
 
-    /// As [`Database::with`], for work that writes so many values of so many bytes together.
+    /// As [`Database::with`], for work that writes about so much together, as [`cost`] reckons it. What is more than
+    /// [`Database::most`] goes in parts.
     ///
     /// sled 0.34 hangs for ever when all seven threads of its pool write log at a moment at which its file is to shrink:
     /// whoever begins a segment holds a lock until the file has shrunk, which the pool does, and every write ends behind
-    /// that lock. (The pool would grow, but its count of idle threads runs below zero.) So never more than a few writes are
-    /// under way: behind each segment's worth all that is written is waited for, with nobody else at work.
+    /// that lock. (The pool would grow, but its count of idle threads runs below zero.) A segment that is full is one such
+    /// write; sled's own flushing and a reader of a page that is not on the disk yet make one more each at a time. So behind
+    /// each segment's worth all that is written is waited for, with nobody else at work.
     pub(super) fn write<T>(
         &self,
-        (values, bytes): (usize, usize),
+        cost: usize,
         work: impl FnOnce(&Trees) -> Result<T, Error>,
     ) -> Result<T, Error> {
-        let cost = bytes.saturating_add(values.saturating_mul(WRITE_BYTES));
-        let before = self.written.fetch_add(cost, Ordering::Relaxed);
-        if before > 0 && before.saturating_add(cost) > self.sizes.segment_bytes {
-            self.settle(cost)?;
+        loop {
+            let state = self.state.read().unwrap_or_else(PoisonError::into_inner);
+            let before = self.written.fetch_add(cost, Ordering::Relaxed);
+            let most = state.trees.as_ref().map_or(0, |t| t.segment_bytes);
+            if before == 0 || before.saturating_add(cost) <= most {
+                // Counted and written under one lock: who holds it alone finds all of it written.
+                return self.used(&state, "using", work);
+            }
+            self.written.fetch_sub(cost, Ordering::Relaxed);
+            drop(state);
+            self.settle()?;
         }
-        self.with(work)
     }
 
-    /// Waits until nothing is being written; what is about to be written costs so much.
-    fn settle(&self, next: usize) -> Result<(), Error> {
+    /// How much is written before it is waited for. Not to be asked while the database is used: a lock is not taken twice.
+    pub(super) fn most(&self) -> usize {
+        let state = self.state.read().unwrap_or_else(PoisonError::into_inner);
+        let trees = state.trees.as_ref();
+        trees.map_or(self.sizes.segment_bytes, |t| t.segment_bytes)
+    }
+
+    /// Waits until nothing is being written.
+    fn settle(&self) -> Result<(), Error> {
         let state = self.state.write().unwrap_or_else(PoisonError::into_inner);
-        if self.written.load(Ordering::Relaxed) <= self.sizes.segment_bytes {
-            // Somebody else has just waited.
-            return Ok(());
+        // Else somebody has just done so.
+        if self.written.load(Ordering::Relaxed) > 0 {
+            self.used(&state, "flushing", |trees| {
+                trees.db.flush()?;
+                Ok(())
+            })?;
+            self.written.store(0, Ordering::Relaxed);
         }
-        self.sound(&state)?;
+        Ok(())
+    }
+
+    fn used<T>(
+        &self,
+        state: &State,
+        doing: &str,
+        work: impl FnOnce(&Trees) -> Result<T, Error>,
+    ) -> Result<T, Error> {
+        self.sound(state)?;
         let Some(trees) = &state.trees else {
-            return Ok(());
+            return Err(Error::Torn("the database is closed".to_owned()));
         };
-        let result = caught("flushing", || Ok(trees.db.flush().map(|_| ())?));
-        state.note(&result);
-        self.written.store(next, Ordering::Relaxed);
+        let result = caught(doing, || work(trees));
+        let fault = match &result {
+            Err(Error::Torn(why)) => Fault::Torn(why.clone()),
+            Err(Error::Io { source, .. }) => Fault::Io(source.kind(), source.to_string()),
+            _ => return result,
+        };
+        // The first one stays.
+        let _ = state.fault.set(fault);
         result
     }
 
@@ -244,12 +264,23 @@ fn open(path: &Path, sizes: Sizes) -> Result<Trees, Error> {
     }
 }
 
+/// The segments that a database was made with: sled opens it with no others. It keeps them in a text beside its log.
+fn segments(path: &Path) -> Option<usize> {
+    let conf = fs::read(path.join("conf")).ok()?;
+    let conf = String::from_utf8_lossy(&conf);
+    let (_, rest) = conf.split_once("segment_size: ")?;
+    let bytes: usize = rest.lines().next()?.trim().parse().ok()?;
+    // Within what sled takes.
+    (bytes.is_power_of_two() && (256..=1 << 24).contains(&bytes)).then_some(bytes)
+}
+
 fn try_open(path: &Path, sizes: Sizes) -> Result<Trees, Error> {
+    let segment_bytes = segments(path).unwrap_or(sizes.segment_bytes);
     let db = caught("opening", || {
         let config = sled::Config::new()
             .path(path)
             .cache_capacity(sizes.cache_bytes)
-            .segment_size(sizes.segment_bytes);
+            .segment_size(segment_bytes);
         Ok(config.open()?)
     })?;
     let opened = caught("opening", || {
@@ -259,6 +290,7 @@ fn try_open(path: &Path, sizes: Sizes) -> Result<Trees, Error> {
             numbers: Mutex::new(journal::numbers(&journal)?),
             journal,
             db: db.clone(),
+            segment_bytes,
         })
     });
     if opened.is_err() {
@@ -399,17 +431,18 @@ pub(super) mod tests {
                 trees.view.insert(n.to_be_bytes(), &*value)?;
                 Ok(())
             };
-            database.write((1, value.len()), put).unwrap();
+            database.write(cost(1, value.len()), put).unwrap();
             assert!(written() <= SMALL.segment_bytes);
             waited += u32::from(written() < before);
         }
-        // 47 of 11,024 bytes are a segment's worth.
-        assert_eq!(waited, 4);
+        // 16 of 31,024 bytes are a segment's worth.
+        assert_eq!(waited, 12);
         // More than a segment at once is written all the same.
         let large = |_: &Trees| Ok(());
-        database.write((1, 2 * SMALL.segment_bytes), large).unwrap();
-        database.write((1, 1), large).unwrap();
-        assert!(written() < SMALL.segment_bytes);
+        database.write(2 * SMALL.segment_bytes, large).unwrap();
+        assert_eq!(written(), 2 * SMALL.segment_bytes);
+        database.write(1, large).unwrap();
+        assert_eq!(written(), 1);
     }
 
     #[test]
@@ -430,7 +463,7 @@ pub(super) mod tests {
                             }
                             Ok(())
                         };
-                        database.write((1, value.len()), work).unwrap();
+                        database.write(cost(1, value.len()), work).unwrap();
                     }
                 });
             }

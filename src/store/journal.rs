@@ -3,7 +3,7 @@
 use std::ops::Range;
 use std::sync::{Arc, PoisonError};
 
-use super::database::Database;
+use super::database::{Database, cost};
 use super::{Error, seal, unseal};
 
 /// Finished model calls, bounded: the oldest go first.
@@ -54,7 +54,8 @@ impl Journal {
     /// Keeps what a call gave. A hash that is there already keeps its place in the order and takes the new value.
     ///
     /// Not in a batch of sled's: for each of these its log is written and synced twice. So the order counts: a crash leaves
-    /// a number without its entry, which goes when its turn comes, and never an entry that nothing removes.
+    /// a number without its entry, never an entry that nothing removes. Such a number goes when its turn comes, with the
+    /// entry if that was made again: an answer is then forgotten early, and no more.
     ///
     /// # Errors
     /// [`Error::Io`] or [`Error::Torn`] from sled.
@@ -63,27 +64,23 @@ impl Journal {
             return Ok(());
         }
         let key = entry_key(hash);
-        self.database.write((2, output.len()), |trees| {
+        self.database.write(cost(4, output.len()), |trees| {
+            // One at a time, so that each sees the whole of the others. A poisoned lock holds a range that is still right.
+            let mut numbers = trees.numbers.lock().unwrap_or_else(PoisonError::into_inner);
             if !trees.journal.contains_key(&key)? {
-                let (number, old) = {
-                    let mut numbers = trees.numbers.lock().unwrap_or_else(PoisonError::into_inner);
-                    let number = numbers.end;
-                    numbers.end += 1;
-                    let over = (numbers.end - numbers.start).saturating_sub(self.max_entries);
-                    let start = numbers.start;
-                    numbers.start += over.min(GO_AT_ONCE);
-                    (number, start..numbers.start)
-                };
-                trees.journal.insert(number_key(number), &hash[..])?;
-                for old in old {
-                    // Until its entry is gone an old number stays, so that the next start finds both.
-                    let old = number_key(old);
+                trees.journal.insert(number_key(numbers.end), &hash[..])?;
+                numbers.end += 1;
+                let over = (numbers.end - numbers.start).saturating_sub(self.max_entries);
+                for _ in 0..over.min(GO_AT_ONCE) {
+                    let old = number_key(numbers.start);
                     if let Some(hash) = trees.journal.get(&old)? {
                         let mut gone = vec![b'e'];
                         gone.extend_from_slice(&hash);
                         trees.journal.remove(gone)?;
                     }
+                    // Until its entry is gone a number stays, so that the next start finds both.
                     trees.journal.remove(old)?;
+                    numbers.start += 1;
                 }
             }
             trees.journal.insert(&key[..], seal(&key, output))?;

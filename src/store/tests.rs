@@ -46,37 +46,40 @@ fn a_newer_folder_is_refused_by_name() {
 }
 
 #[test]
-fn an_older_folder_is_read_with_the_segments_that_it_was_made_with() {
-    for (format, segments) in [
-        ("1\n", "segment_size: 524288"),
-        ("2\n", "segment_size: 8388608"),
-    ] {
-        let dir = tempfile::tempdir().unwrap();
-        fs::write(dir.path().join(FORMAT_FILE), format).unwrap();
-        Store::open(&config(dir.path()))
-            .unwrap()
-            .journal
-            .put(&[1; 32], b"kept")
-            .unwrap();
+fn an_older_folder_is_read_with_the_segments_that_it_was_made_with_and_refused_by_an_older_limn_then()
+ {
+    let dir = tempfile::tempdir().unwrap();
+    let conf = || {
+        let conf = fs::read(dir.path().join(DATABASE).join("conf")).unwrap();
+        String::from_utf8_lossy(&conf).into_owned()
+    };
+    // As format 1 made it.
+    fs::write(dir.path().join(FORMAT_FILE), "1\n").unwrap();
+    let database = sled::Config::new().path(dir.path().join(DATABASE));
+    drop(database.open().unwrap());
+    assert!(conf().contains("segment_size: 524288"));
+    for _ in 0..2 {
         let store = Store::open(&config(dir.path())).unwrap();
         assert_eq!(store.rebuilt, None);
         assert_eq!(
-            store.journal.get(&[1; 32]).unwrap().as_deref(),
-            Some(&b"kept"[..])
-        );
-        drop(store);
-        let store = Store::look(dir.path()).unwrap();
-        assert!(store.journal.get(&[1; 32]).unwrap().is_some());
-        assert_eq!(
             fs::read_to_string(dir.path().join(FORMAT_FILE)).unwrap(),
-            format
+            "2\n"
         );
-        let conf = fs::read(dir.path().join(DATABASE).join("conf")).unwrap();
-        assert!(
-            String::from_utf8_lossy(&conf).contains(segments),
-            "{format}"
-        );
+        store.journal.put(&[1; 32], b"kept").unwrap();
     }
+    // Where the number is torn, the database is not.
+    fs::write(dir.path().join(FORMAT_FILE), "").unwrap();
+    let store = Store::open(&config(dir.path())).unwrap();
+    assert_eq!(
+        store.journal.get(&[1; 32]).unwrap().as_deref(),
+        Some(&b"kept"[..])
+    );
+    drop(store);
+    assert!(Store::look(dir.path()).is_ok());
+    assert!(conf().contains("segment_size: 524288"));
+    fs::remove_dir_all(dir.path().join(DATABASE)).unwrap();
+    drop(Store::open(&config(dir.path())).unwrap());
+    assert!(conf().contains("segment_size: 8388608"));
 }
 
 #[test]

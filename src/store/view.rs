@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
 use std::sync::Arc;
 
-use super::database::{Database, Trees};
+use super::database::{Database, Trees, cost};
 use super::{Error, checksum, seal, unseal};
 use crate::failpoint;
 
@@ -143,7 +143,7 @@ impl View {
                 self.remove_all(&[kind])?;
             }
         }
-        self.database.write((1, origin.len()), |trees| {
+        self.database.write(cost(1, origin.len()), |trees| {
             trees.view.insert(ORIGIN, seal(ORIGIN, origin.as_bytes()))?;
             Ok(())
         })?;
@@ -155,39 +155,68 @@ impl View {
     /// # Errors
     /// [`Error::Io`] or [`Error::Torn`] from sled.
     pub fn forget_origin(&self) -> Result<(), Error> {
-        self.database.write((1, 0), |trees| {
+        self.database.write(cost(1, 0), |trees| {
             trees.view.remove(ORIGIN)?;
             Ok(())
         })
     }
 
-    /// Applies a batch: all of it, or nothing. The positions are part of it, so the view is never ahead of what its
-    /// position says, and a crash at any instant leaves a state that reading on from the position completes.
+    /// Applies a batch. Its positions come last, so the view is never ahead of what it holds, and a crash at any instant
+    /// leaves a state that reading on from the positions completes: all of it in one transaction of sled's, or, where that
+    /// would be more than is written at once ([`Database::write`]), states in several before. To apply a state again changes
+    /// nothing.
     ///
     /// # Errors
     /// [`Error::Io`] where the disk refuses, [`Error::Torn`] where sled finds damage.
     pub fn apply(&self, batch: &ViewBatch) -> Result<(), Error> {
+        let most = self.database.most() / 2;
+        let mut rest = &batch.changes[..];
+        loop {
+            let mut sum = 0;
+            let fits = rest.iter().take_while(|change| {
+                let state = change.state.as_ref().map_or(0, |(_, state)| state.len());
+                // With it, what was current until now becomes history.
+                let cost = cost(2, 2 * state);
+                let fits = sum == 0 || sum + cost <= most;
+                sum += cost;
+                fits
+            });
+            let (now, later) = rest.split_at(fits.count());
+            if later.is_empty() {
+                return self.apply_at_once(now, &batch.positions, &batch.checkpoints);
+            }
+            self.apply_at_once(now, &[], &[])?;
+            rest = later;
+        }
+    }
+
+    fn apply_at_once(
+        &self,
+        changes: &[Change],
+        positions: &[(i32, Applied)],
+        checkpoints: &[(i32, i64, Vec<u8>)],
+    ) -> Result<(), Error> {
         let mut sled_batch = sled::Batch::default();
         let mut put = |key: &[u8], payload: &[u8]| sled_batch.insert(key, seal(key, payload));
-        for (partition, applied) in &batch.positions {
+        for (partition, applied) in positions {
             let mut bytes = applied.offset.to_be_bytes().to_vec();
             bytes.extend_from_slice(&applied.at_ms.to_be_bytes());
             put(&key(b'p', *partition), &bytes);
         }
-        for (partition, next, checkpoint) in &batch.checkpoints {
+        for (partition, next, checkpoint) in checkpoints {
             let mut bytes = next.to_be_bytes().to_vec();
             bytes.extend_from_slice(checkpoint);
             put(&key(b'c', *partition), &bytes);
         }
-        // Old versions that this very batch brings: they are not in the tree yet, and may be too old or erased already.
+        // Old versions that these very changes bring: they are not in the tree yet, and may be too old or erased already.
         let mut fresh: BTreeSet<Vec<u8>> = BTreeSet::new();
         let mut last: BTreeMap<Vec<u8>, Option<(u64, &[u8])>> = BTreeMap::new();
-        let states = batch.changes.iter().filter_map(|c| c.state.as_ref());
-        let checkpoints = batch.checkpoints.iter().map(|(_, _, bytes)| bytes.len());
-        let bytes: usize = states.map(|(_, bytes)| 2 * bytes.len()).sum();
-        let cost = (2 * batch.changes.len(), bytes + checkpoints.sum::<usize>());
+        let states = changes.iter().filter_map(|c| c.state.as_ref());
+        let states: usize = states.map(|(_, state)| 2 * state.len()).sum();
+        let checkpoints: usize = checkpoints.iter().map(|(_, _, bytes)| bytes.len()).sum();
+        let cost = cost(2 * changes.len(), states + checkpoints);
         self.database.write(cost, |trees| {
-            for change in &batch.changes {
+            for change in changes {
                 let (partition, user) = (change.partition, &*change.user);
                 let key = current_key(partition, user);
                 let mut keep = |version: u64, state: &[u8]| {
@@ -271,7 +300,7 @@ impl View {
     /// Removes what begins with this, a page at a time.
     fn remove_all(&self, prefix: &[u8]) -> Result<(), Error> {
         loop {
-            let removed = self.database.write((PAGE, 0), |trees| {
+            let removed = self.database.write(cost(PAGE, 0), |trees| {
                 let mut batch = sled::Batch::default();
                 let mut removed = 0;
                 for key in trees.view.scan_prefix(prefix).keys().take(PAGE) {

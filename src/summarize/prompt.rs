@@ -92,7 +92,7 @@ impl Object for Item {
     }
 
     fn enumerate(self: &Arc<Self>) -> Enumerator {
-        Enumerator::Str(&["id", "title", "category", "description"])
+        Enumerator::Str(&["category", "description", "id", "title"])
     }
 }
 
@@ -156,15 +156,17 @@ impl Prompt {
                 .add_template_owned(key, source.clone())
                 .map_err(failed(key))?;
         }
-        let mut used = (environment.get_template(EVENT))
+        let used = (environment.get_template(EVENT))
             .map_err(failed(EVENT))?
             .undeclared_variables(false);
-        used.retain(|name| !PLACE.contains(&name.as_str()));
+        // What a template assigns to a name of its own, or takes from another template, is not told among what it uses.
+        let reads_events =
+            config.event.contains("{%") || !used.iter().all(|name| PLACE.contains(&name.as_str()));
         let prompt = Self {
             environment,
             empty_profile: config.empty_profile.clone(),
             plain: Plain::parse(&config.event),
-            reads_events: !used.is_empty(),
+            reads_events,
         };
         // Without the lines the model would be asked about nothing, without the profile it would begin anew each time.
         let probe = prompt.message("\u{1}profile", &["\u{1}line".to_owned()])?;
@@ -330,10 +332,10 @@ mod tests {
         event.attributes.insert("a".to_owned(), "b".to_owned());
         assert_eq!(
             prompt.line(line(event)).unwrap(),
-            "a=b;year=1996;id=;title=Heat;category=;description=;none"
+            "a=b;year=1996;category=;description=;id=;title=Heat;none"
         );
         let nothing = prompt.line(line(proto::Interaction::default())).unwrap();
-        assert_eq!(nothing, "id=;title=;category=;description=;none");
+        assert_eq!(nothing, "category=;description=;id=;title=;none");
     }
 
     #[test]
@@ -348,6 +350,10 @@ mod tests {
             "{{ item.title }}",
             "{% if attributes.a %}x{% endif %}",
             "{{ text|upper }}",
+            "{% set text = text|upper %}- {{ text }}",
+            "{% with action = action|trim %}{{ action }}{% endwith %}",
+            "{% set text %}{{ text }}{% endset %}{{ text }}",
+            "{% include 'summary.message' %}",
         ] {
             assert!(reads(event), "{event}");
         }

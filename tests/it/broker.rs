@@ -76,15 +76,18 @@ pub fn signal(process: &Child, name: &str) {
     assert!(sent.success());
 }
 
-/// Tries until there is an answer; `what` says what was waited for in vain.
+/// Tries until there is an answer; `what` says what was waited for in vain. What takes long is asked less often: an attempt
+/// can cost the broker more than what is tested.
 pub fn eventually<T>(what: &str, mut attempt: impl FnMut() -> Option<T>) -> T {
     let until = Instant::now() + DEADLINE;
+    let mut pause = Duration::from_millis(20);
     loop {
         if let Some(answer) = attempt() {
             return answer;
         }
         assert!(Instant::now() < until, "in vain for {DEADLINE:?}: {what}");
-        std::thread::sleep(Duration::from_millis(20));
+        std::thread::sleep(pause);
+        pause = (pause * 3 / 2).min(Duration::from_millis(250));
     }
 }
 
@@ -358,7 +361,10 @@ impl Broker {
             .unwrap();
         let mut asked = TopicPartitionList::new();
         asked.add_partition_range(topic, 0, self.partitions(topic) - 1);
-        let answer = client.committed_offsets(asked, DEADLINE).unwrap();
+        // The coordinator may be on its way to another broker.
+        let answer = eventually("the group's offsets", || {
+            client.committed_offsets(asked.clone(), ATTEMPT).ok()
+        });
         let offsets = answer.elements();
         let known = offsets.iter().filter_map(|e| match e.offset() {
             Offset::Offset(offset) => Some((e.partition(), offset)),

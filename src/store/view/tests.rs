@@ -226,6 +226,39 @@ fn a_state_of_an_older_limn_is_read_and_goes_on_with_its_history() {
 }
 
 #[test]
+fn a_batch_that_is_more_than_is_written_at_once_is_applied_in_parts_with_its_position_last() {
+    let view = view(1);
+    let state = |user: usize, version: u64| vec![u8::try_from(user).unwrap() ^ version as u8; 9000];
+    let changes = (1..=3).flat_map(|version| {
+        (0..30).map(move |user| Change {
+            partition: 0,
+            user: format!("u{user}").into(),
+            state: Some((version, state(user, version))),
+        })
+    });
+    let (offset, at_ms) = (90, 5);
+    let batch = ViewBatch {
+        changes: changes.collect(),
+        positions: vec![(0, Applied { offset, at_ms })],
+        ..ViewBatch::default()
+    };
+    let cost: usize = batch
+        .changes
+        .iter()
+        .map(|c| cost(2, 2 * c.state.as_ref().unwrap().1.len()))
+        .sum();
+    assert!(cost > 4 * view.database.most());
+    for _ in 0..2 {
+        view.apply(&batch).unwrap();
+        assert_eq!(view.position(0).unwrap(), Some(Applied { offset, at_ms }));
+        for user in 0..30 {
+            let expected = [state(user, 2), state(user, 3)];
+            assert_eq!(view.versions(0, &format!("u{user}")).unwrap(), expected);
+        }
+    }
+}
+
+#[test]
 fn a_batch_that_is_applied_twice_is_applied_once() {
     let view = view(5);
     let batch = ViewBatch {
