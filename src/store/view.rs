@@ -163,7 +163,7 @@ impl View {
 
     /// Applies a batch. Its positions come last, so the view is never ahead of what it holds, and a crash at any instant
     /// leaves a state that reading on from the positions completes: all of it in one transaction of sled's, or, where that
-    /// would be more than is written at once ([`Database::write`]), states in several before. To apply a state again changes
+    /// would be more than is written at once (`Database::write`), states in several before. To apply a state again changes
     /// nothing.
     ///
     /// # Errors
