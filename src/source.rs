@@ -5,6 +5,7 @@ mod kafka;
 mod raw;
 mod reach;
 mod rebalance;
+mod record;
 mod restore;
 
 pub use ends::Ends;

@@ -17,7 +17,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use database::{Database, Sizes};
+use database::Database;
 
 /// Version of the folder's layout. A newer one is refused by name; an older one is read, and is of this one from then on: what
 /// is written into it an older limn would take for damage. 2: a current state goes with its version.
@@ -27,15 +27,6 @@ const FORMAT_FILE: &str = "format";
 const LOCK_FILE: &str = "lock";
 const DATABASE: &str = "db";
 const ID_FILE: &str = "id";
-
-fn sizes(cache_bytes: u64) -> Sizes {
-    // Sixteen times what sled makes by itself, so that they are waited for less often (see `Database::write`).
-    let segment_bytes = 8 << 20;
-    Sizes {
-        cache_bytes,
-        segment_bytes,
-    }
-}
 
 /// How the folder is kept.
 #[derive(Debug, Clone)]
@@ -133,7 +124,7 @@ impl Store {
             fs::write(&path, format!("{FORMAT}\n")).map_err(io_at(&path))?;
         }
         let (database, rebuilt) =
-            Database::open_or_begin(&folder.join(DATABASE), sizes(config.cache_bytes))?;
+            Database::open_or_begin(&folder.join(DATABASE), config.cache_bytes)?;
         Ok(Self::of(config, Arc::new(database), rebuilt, lock))
     }
 
@@ -155,7 +146,7 @@ impl Store {
             history: u64::MAX,
             journal_entries: u64::MAX,
         };
-        let database = Database::open(&database, sizes(config.cache_bytes))?;
+        let database = Database::open(&database, config.cache_bytes)?;
         Ok(Self::of(&config, Arc::new(database), None, lock))
     }
 
@@ -263,20 +254,23 @@ fn format(folder: &Path) -> Result<Option<u32>, Error> {
     }
 }
 
-/// Puts a format byte and a checksum before a value. The key is part of the sum, so a value under a wrong key is noticed.
-fn seal(key: &[u8], payload: &[u8]) -> Vec<u8> {
-    let mut sealed = Vec::with_capacity(payload.len() + 5);
-    sealed.push(1);
-    sealed.extend_from_slice(&checksum(key, payload).to_le_bytes());
-    sealed.extend_from_slice(payload);
+/// Puts a format byte and a checksum before a value, which is its parts one behind another. The key is part of the sum, so a
+/// value under a wrong key is noticed.
+fn seal(format: u8, key: &[u8], parts: &[&[u8]]) -> Vec<u8> {
+    let mut sealed = Vec::with_capacity(parts.iter().map(|part| part.len()).sum::<usize>() + 5);
+    sealed.push(format);
+    sealed.extend_from_slice(&[0; 4]);
+    parts.iter().for_each(|part| sealed.extend_from_slice(part));
+    let sum = checksum(key, &sealed[5..]);
+    sealed[1..5].copy_from_slice(&sum.to_le_bytes());
     sealed
 }
 
-/// The payload of a sealed value; `None` where it is torn.
-fn unseal<'a>(key: &[u8], sealed: &'a [u8]) -> Option<&'a [u8]> {
-    let (&format, rest) = sealed.split_first()?;
+/// The payload of a value that was sealed in this format; `None` where it is torn, or of another.
+fn unseal<'a>(format: u8, key: &[u8], sealed: &'a [u8]) -> Option<&'a [u8]> {
+    let (&found, rest) = sealed.split_first()?;
     let (sum, payload) = rest.split_first_chunk::<4>()?;
-    (format == 1 && u32::from_le_bytes(*sum) == checksum(key, payload)).then_some(payload)
+    (found == format && u32::from_le_bytes(*sum) == checksum(key, payload)).then_some(payload)
 }
 
 fn checksum(key: &[u8], payload: &[u8]) -> u32 {

@@ -3,7 +3,6 @@
 mod tree;
 
 use std::borrow::Cow;
-use std::fmt::Write as _;
 
 use serde_json::Number;
 
@@ -91,13 +90,10 @@ impl Reader {
             text: pointer(&mapping.text),
             apart: false,
         };
-        let all: Vec<&Pointer> = reader.pointers().collect();
-        let within = |a: &Pointer, b: &Pointer| a.tokens.starts_with(&b.tokens);
-        let meet = |(n, a): (usize, &&Pointer)| {
-            let others = all.iter().enumerate().filter(|&(m, _)| m != n);
-            others.map(|(_, b)| b).any(|b| within(a, b))
-        };
-        reader.apart = !all.iter().enumerate().any(meet);
+        let mut all: Vec<&[String]> = reader.pointers().map(|p| &*p.tokens).collect();
+        // In order, what points at or into what a pointer points at stands right behind it.
+        all.sort_unstable();
+        reader.apart = !all.windows(2).any(|pair| pair[1].starts_with(pair[0]));
         reader
     }
 
@@ -340,12 +336,7 @@ impl<'a> Attributes<'a> {
                     continue;
                 }
                 Json::Text(text) => text,
-                other => {
-                    let mut text = String::new();
-                    // Writing to a string does not fail.
-                    let _ = write!(text, "{other}");
-                    text.into()
-                }
+                other => other.compact().into(),
             };
             self.check("an attribute's value", text.len())?;
             self.found.push((name, text));

@@ -2,21 +2,20 @@
 //! waits for half a second; then the partitions rest and it polls on, for the sake of its place in the group. Only in a
 //! rebalance it waits for the owner of the state, as long as that takes.
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, TryRecvError, channel};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use bytes::{Bytes, BytesMut};
 use rdkafka::config::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerGroupMetadata};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
-use rdkafka::message::{BorrowedMessage, Headers, Message as _};
+use rdkafka::message::{BorrowedMessage, Message as _};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use tokio::sync::mpsc::Sender;
 
 use super::rebalance::{Context, FULL, Flow, Passed};
+use super::record::{Copies, record, timestamp_ms};
 use super::{Config, Error, Message, Read};
 use crate::event::Record;
 
@@ -455,48 +454,6 @@ pub(super) fn passes(error: &KafkaError) -> bool {
                 | RDKafkaErrorCode::LeaderNotAvailable,
         )
     )
-}
-
-/// Kafka's timestamp; 0 and less are unset.
-pub(super) fn timestamp_ms(message: &BorrowedMessage<'_>) -> Option<i64> {
-    message.timestamp().to_millis().filter(|&ms| ms > 0)
-}
-
-/// Copies records out of librdkafka's buffers, many into one piece of memory.
-#[derive(Debug, Default)]
-pub(super) struct Copies(BytesMut);
-
-impl Copies {
-    /// A piece of memory; a record larger than this has one of its own.
-    const PIECE: usize = 64 << 10;
-
-    fn copy(&mut self, bytes: &[u8]) -> Bytes {
-        if self.0.capacity() < bytes.len() {
-            self.0 = BytesMut::with_capacity(bytes.len().max(Self::PIECE));
-        }
-        self.0.extend_from_slice(bytes);
-        self.0.split().freeze()
-    }
-}
-
-/// The record's own bytes.
-pub(super) fn record(message: &BorrowedMessage<'_>, copies: &mut Copies) -> Record {
-    // rdkafka panics on a header whose name is not UTF-8. One such record must not stop the stream: it goes on without
-    // its headers, and says so in one of ours.
-    let headers = catch_unwind(AssertUnwindSafe(|| {
-        message.headers().map_or_else(Vec::new, |headers| {
-            headers
-                .iter()
-                .map(|h| (h.key.into(), h.value.map(Into::into)))
-                .collect()
-        })
-    }))
-    .unwrap_or_else(|_| vec![("limn-headers".into(), Some(b"unreadable"[..].into()))]);
-    Record {
-        key: message.key().map(|key| copies.copy(key)),
-        value: message.payload().map(|value| copies.copy(value)),
-        headers: headers.into(),
-    }
 }
 
 #[cfg(test)]

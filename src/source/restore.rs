@@ -12,7 +12,8 @@ use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use rdkafka::types::RDKafkaRespErr;
 
 use super::Error;
-use super::kafka::{Copies, passes, record, timestamp_ms};
+use super::kafka::passes;
+use super::record::{Copies, record, timestamp_ms};
 use crate::event::Record;
 
 /// A partition to read.

@@ -22,14 +22,9 @@ pub(super) fn cost(values: usize, bytes: usize) -> usize {
     bytes.saturating_mul(3).saturating_add(values << 10)
 }
 
-/// How a database is kept.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Sizes {
-    /// Bytes of pages that sled may cache.
-    pub(super) cache_bytes: u64,
-    /// Bytes of a segment of sled's log, a power of two, for a database that is made: one that is there keeps what it has.
-    pub(super) segment_bytes: usize,
-}
+/// Bytes of a segment of sled's log where a database is made; one that is there keeps what it has. Sixteen times what sled
+/// makes by itself, so that they are waited for less often (see [`Database::write`]).
+const SEGMENT_BYTES: usize = 8 << 20;
 
 /// What sled holds of a folder.
 #[derive(Debug)]
@@ -47,7 +42,7 @@ pub(super) struct Trees {
 #[derive(Debug)]
 pub(super) struct Database {
     path: PathBuf,
-    sizes: Sizes,
+    cache_bytes: u64,
     state: RwLock<State>,
     /// About how many bytes were written since nothing was under way.
     written: AtomicUsize,
@@ -87,27 +82,27 @@ impl Drop for Database {
 
 impl Database {
     /// Opens it, or makes it.
-    pub(super) fn open(path: &Path, sizes: Sizes) -> Result<Self, Error> {
-        Ok(Self::of(path, sizes, open(path, sizes)?))
+    pub(super) fn open(path: &Path, cache_bytes: u64) -> Result<Self, Error> {
+        Ok(Self::of(path, cache_bytes, open(path, cache_bytes)?))
     }
 
     /// As [`Database::open`]; a torn one is deleted and begun anew. Also says why, where that was so.
     pub(super) fn open_or_begin(
         path: &Path,
-        sizes: Sizes,
+        cache_bytes: u64,
     ) -> Result<(Self, Option<String>), Error> {
-        let (trees, torn) = open_or_begin(path, sizes)?;
-        Ok((Self::of(path, sizes, trees), torn))
+        let (trees, torn) = open_or_begin(path, cache_bytes)?;
+        Ok((Self::of(path, cache_bytes, trees), torn))
     }
 
-    fn of(path: &Path, sizes: Sizes, trees: Trees) -> Self {
+    fn of(path: &Path, cache_bytes: u64, trees: Trees) -> Self {
         let state = State {
             trees: Some(trees),
             fault: OnceLock::new(),
         };
         Self {
             path: path.to_owned(),
-            sizes,
+            cache_bytes,
             state: RwLock::new(state),
             written: AtomicUsize::new(0),
         }
@@ -154,7 +149,7 @@ impl Database {
     pub(super) fn most(&self) -> usize {
         let state = self.state.read().unwrap_or_else(PoisonError::into_inner);
         let trees = state.trees.as_ref();
-        trees.map_or(self.sizes.segment_bytes, |t| t.segment_bytes)
+        trees.map_or(SEGMENT_BYTES, |t| t.segment_bytes)
     }
 
     /// Waits until nothing is being written.
@@ -224,7 +219,7 @@ impl Database {
         if torn.is_some() {
             delete(&self.path)?;
         }
-        let (trees, found) = open_or_begin(&self.path, self.sizes)?;
+        let (trees, found) = open_or_begin(&self.path, self.cache_bytes)?;
         *state = State {
             trees: Some(trees),
             fault: OnceLock::new(),
@@ -233,21 +228,21 @@ impl Database {
     }
 }
 
-fn open_or_begin(path: &Path, sizes: Sizes) -> Result<(Trees, Option<String>), Error> {
-    match open(path, sizes) {
+fn open_or_begin(path: &Path, cache_bytes: u64) -> Result<(Trees, Option<String>), Error> {
+    match open(path, cache_bytes) {
         Ok(trees) => Ok((trees, None)),
         Err(Error::Torn(why)) => {
             delete(path)?;
-            Ok((open(path, sizes)?, Some(why)))
+            Ok((open(path, cache_bytes)?, Some(why)))
         }
         Err(other) => Err(other),
     }
 }
 
-fn open(path: &Path, sizes: Sizes) -> Result<Trees, Error> {
+fn open(path: &Path, cache_bytes: u64) -> Result<Trees, Error> {
     let until = Instant::now() + CLOSING;
     let opened = loop {
-        match try_open(path, sizes) {
+        match try_open(path, cache_bytes) {
             // Nobody but this process may have it open, as the folder's own lock is held: what sled still writes in the
             // background, behind a database that was just closed.
             Err(Error::Io { source, .. })
@@ -274,12 +269,12 @@ fn segments(path: &Path) -> Option<usize> {
     (bytes.is_power_of_two() && (256..=1 << 24).contains(&bytes)).then_some(bytes)
 }
 
-fn try_open(path: &Path, sizes: Sizes) -> Result<Trees, Error> {
-    let segment_bytes = segments(path).unwrap_or(sizes.segment_bytes);
+fn try_open(path: &Path, cache_bytes: u64) -> Result<Trees, Error> {
+    let segment_bytes = segments(path).unwrap_or(SEGMENT_BYTES);
     let db = caught("opening", || {
         let config = sled::Config::new()
             .path(path)
-            .cache_capacity(sizes.cache_bytes)
+            .cache_capacity(cache_bytes)
             .segment_size(segment_bytes);
         Ok(config.open()?)
     })?;
@@ -358,15 +353,13 @@ pub(super) mod tests {
 
     use super::*;
 
-    pub(in crate::store) const SMALL: Sizes = Sizes {
-        cache_bytes: 1 << 20,
-        segment_bytes: 1 << 19,
-    };
-
     /// A database that lives as long as the folder that stands with it.
     pub(in crate::store) fn temporary() -> (Arc<Database>, tempfile::TempDir) {
         let folder = tempfile::tempdir().unwrap();
-        let database = Database::open(&folder.path().join("db"), SMALL).unwrap();
+        let path = folder.path().join("db");
+        // With sled's own segments: they are full sooner.
+        drop(sled::Config::new().path(&path).open().unwrap());
+        let database = Database::open(&path, 1 << 20).unwrap();
         (Arc::new(database), folder)
     }
 
@@ -422,6 +415,8 @@ pub(super) mod tests {
     #[test]
     fn no_more_than_a_segment_is_written_before_it_is_waited_for() {
         let (database, _folder) = temporary();
+        let most = database.most();
+        assert_eq!(most, 512 << 10);
         let value = "x".repeat(10_000);
         let written = || database.written.load(Ordering::Relaxed);
         let mut waited = 0;
@@ -432,15 +427,15 @@ pub(super) mod tests {
                 Ok(())
             };
             database.write(cost(1, value.len()), put).unwrap();
-            assert!(written() <= SMALL.segment_bytes);
+            assert!(written() <= most);
             waited += u32::from(written() < before);
         }
         // 16 of 31,024 bytes are a segment's worth.
         assert_eq!(waited, 12);
         // More than a segment at once is written all the same.
         let large = |_: &Trees| Ok(());
-        database.write(2 * SMALL.segment_bytes, large).unwrap();
-        assert_eq!(written(), 2 * SMALL.segment_bytes);
+        database.write(2 * most, large).unwrap();
+        assert_eq!(written(), 2 * most);
         database.write(1, large).unwrap();
         assert_eq!(written(), 1);
     }

@@ -47,7 +47,7 @@ impl Journal {
         let key = entry_key(hash);
         self.database.with(|trees| {
             let sealed = trees.journal.get(&key)?;
-            Ok(sealed.and_then(|sealed| unseal(&key, &sealed).map(<[u8]>::to_vec)))
+            Ok(sealed.and_then(|sealed| unseal(1, &key, &sealed).map(<[u8]>::to_vec)))
         })
     }
 
@@ -83,7 +83,7 @@ impl Journal {
                     numbers.start += 1;
                 }
             }
-            trees.journal.insert(&key[..], seal(&key, output))?;
+            trees.journal.insert(&key[..], seal(1, &key, &[output]))?;
             Ok(())
         })
     }
@@ -104,7 +104,7 @@ fn number_key(number: u64) -> Vec<u8> {
 #[cfg(test)]
 mod tests {
     use super::super::database::Trees;
-    use super::super::database::tests::{SMALL, temporary};
+    use super::super::database::tests::temporary;
     use super::*;
 
     fn length(database: &Database) -> usize {
@@ -115,13 +115,13 @@ mod tests {
     fn the_journal_keeps_the_newest_calls_also_over_a_restart() {
         let folder = tempfile::tempdir().unwrap();
         for half in [0u8..4, 4..6] {
-            let database = Database::open(folder.path(), SMALL).unwrap();
+            let database = Database::open(folder.path(), 1 << 20).unwrap();
             let journal = Journal::new(Arc::new(database), 3);
             for n in half {
                 journal.put(&[n; 32], &[n, n]).unwrap();
             }
         }
-        let database = Arc::new(Database::open(folder.path(), SMALL).unwrap());
+        let database = Arc::new(Database::open(folder.path(), 1 << 20).unwrap());
         let journal = Journal::new(Arc::clone(&database), 3);
         let kept: Vec<u8> = (0..6)
             .filter(|&n| journal.get(&[n; 32]).unwrap() == Some(vec![n, n]))

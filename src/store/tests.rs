@@ -136,14 +136,14 @@ fn noise_over_the_database_means_a_rebuild_that_says_why() {
 
 #[test]
 fn a_sealed_value_is_bound_to_its_key_and_to_every_byte() {
-    let sealed = seal(b"key", b"value");
-    assert_eq!(unseal(b"key", &sealed), Some(&b"value"[..]));
-    assert_eq!(unseal(b"other", &sealed), None);
+    let sealed = seal(1, b"key", &[b"value"]);
+    assert_eq!(unseal(1, b"key", &sealed), Some(&b"value"[..]));
+    assert_eq!(unseal(1, b"other", &sealed), None);
     for i in 0..sealed.len() {
         let mut torn = sealed.clone();
         torn[i] ^= 0x10;
-        assert_eq!(unseal(b"key", &torn), None, "byte {i}");
-        assert_eq!(unseal(b"key", &sealed[..i]), None, "cut at {i}");
+        assert_eq!(unseal(1, b"key", &torn), None, "byte {i}");
+        assert_eq!(unseal(1, b"key", &sealed[..i]), None, "cut at {i}");
     }
 }
 

@@ -5,7 +5,7 @@ use std::ops::Bound;
 use std::sync::Arc;
 
 use super::database::{Database, Trees, cost};
-use super::{Error, checksum, seal, unseal};
+use super::{Error, seal, unseal};
 use crate::failpoint;
 
 /// How far the profiles topic was applied to a partition's view.
@@ -26,6 +26,14 @@ pub struct Change {
     pub user: Box<str>,
     /// Version and encoded state; `None` erases the user with all versions.
     pub state: Option<(u64, Vec<u8>)>,
+}
+
+impl Change {
+    /// What it costs to write: with the new state, what was current until now becomes history.
+    fn cost(&self) -> usize {
+        let state = self.state.as_ref().map_or(0, |(_, state)| state.len());
+        cost(2, 2 * state)
+    }
 }
 
 /// What one Kafka transaction, or one stretch of the profiles topic, changed.
@@ -144,7 +152,9 @@ impl View {
             }
         }
         self.database.write(cost(1, origin.len()), |trees| {
-            trees.view.insert(ORIGIN, seal(ORIGIN, origin.as_bytes()))?;
+            trees
+                .view
+                .insert(ORIGIN, seal(1, ORIGIN, &[origin.as_bytes()]))?;
             Ok(())
         })?;
         Ok(before)
@@ -174,9 +184,7 @@ impl View {
         loop {
             let mut sum = 0;
             let fits = rest.iter().take_while(|change| {
-                let state = change.state.as_ref().map_or(0, |(_, state)| state.len());
-                // With it, what was current until now becomes history.
-                let cost = cost(2, 2 * state);
+                let cost = change.cost();
                 let fits = sum == 0 || sum + cost <= most;
                 sum += cost;
                 fits
@@ -197,7 +205,7 @@ impl View {
         checkpoints: &[(i32, i64, Vec<u8>)],
     ) -> Result<(), Error> {
         let mut sled_batch = sled::Batch::default();
-        let mut put = |key: &[u8], payload: &[u8]| sled_batch.insert(key, seal(key, payload));
+        let mut put = |key: &[u8], payload: &[u8]| sled_batch.insert(key, seal(1, key, &[payload]));
         for (partition, applied) in positions {
             let mut bytes = applied.offset.to_be_bytes().to_vec();
             bytes.extend_from_slice(&applied.at_ms.to_be_bytes());
@@ -211,17 +219,16 @@ impl View {
         // Old versions that these very changes bring: they are not in the tree yet, and may be too old or erased already.
         let mut fresh: BTreeSet<Vec<u8>> = BTreeSet::new();
         let mut last: BTreeMap<Vec<u8>, Option<(u64, &[u8])>> = BTreeMap::new();
-        let states = changes.iter().filter_map(|c| c.state.as_ref());
-        let states: usize = states.map(|(_, state)| 2 * state.len()).sum();
         let checkpoints: usize = checkpoints.iter().map(|(_, _, bytes)| bytes.len()).sum();
-        let cost = cost(2 * changes.len(), states + checkpoints);
+        let changes_cost: usize = changes.iter().map(Change::cost).sum();
+        let cost = changes_cost + cost(0, checkpoints);
         self.database.write(cost, |trees| {
             for change in changes {
                 let (partition, user) = (change.partition, &*change.user);
                 let key = current_key(partition, user);
                 let mut keep = |version: u64, state: &[u8]| {
                     let key = history_key(partition, user, version);
-                    sled_batch.insert(&key[..], seal(&key, state));
+                    sled_batch.insert(&key[..], seal(1, &key, &[state]));
                     fresh.insert(key);
                 };
                 // Every version before it goes; a number may be missing where a transaction held several.
@@ -373,7 +380,7 @@ impl View {
 
 fn checked(key: &[u8], sealed: &[u8]) -> Result<Vec<u8>, Error> {
     // The user is left out of the message: ids stay out of logs.
-    unseal(key, sealed).map(<[u8]>::to_vec).ok_or_else(|| {
+    unseal(1, key, sealed).map(<[u8]>::to_vec).ok_or_else(|| {
         Error::Torn(format!(
             "a value of kind {:?} does not match its checksum",
             char::from(key.first().copied().unwrap_or(b'?'))
@@ -381,29 +388,20 @@ fn checked(key: &[u8], sealed: &[u8]) -> Result<Vec<u8>, Error> {
     })
 }
 
-/// A current state goes with its version: format 2, the checksum, the version, the state.
+/// A current state goes with its version.
 fn seal_current(key: &[u8], version: u64, state: &[u8]) -> Vec<u8> {
-    let mut sealed = Vec::with_capacity(state.len() + 13);
-    sealed.push(2);
-    sealed.extend_from_slice(&[0; 4]);
-    sealed.extend_from_slice(&version.to_be_bytes());
-    sealed.extend_from_slice(state);
-    let sum = checksum(key, &sealed[5..]);
-    sealed[1..5].copy_from_slice(&sum.to_le_bytes());
-    sealed
+    seal(2, key, &[&version.to_be_bytes(), state])
 }
 
 /// A current state and its version. An older limn's have none: it kept the current state among the old ones too.
 type Current = (Option<u64>, Vec<u8>);
 
 fn unseal_current(key: &[u8], sealed: &[u8]) -> Result<Current, Error> {
-    if let Some((&[2, a, b, c, d], rest)) = sealed.split_first_chunk::<5>()
-        && u32::from_le_bytes([a, b, c, d]) == checksum(key, rest)
-        && let Some((version, state)) = rest.split_first_chunk::<8>()
-    {
-        return Ok((Some(u64::from_be_bytes(*version)), state.to_vec()));
+    let current = unseal(2, key, sealed).and_then(|payload| payload.split_first_chunk::<8>());
+    match current {
+        Some((version, state)) => Ok((Some(u64::from_be_bytes(*version)), state.to_vec())),
+        None => Ok((None, checked(key, sealed)?)),
     }
-    Ok((None, checked(key, sealed)?))
 }
 
 fn current(trees: &Trees, key: &[u8]) -> Result<Option<Current>, Error> {

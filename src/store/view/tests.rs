@@ -198,10 +198,12 @@ fn a_state_of_an_older_limn_is_read_and_goes_on_with_its_history() {
         .with(|trees| {
             for version in [1, 2, 3] {
                 let (state, key) = (format!("v{version}"), history_key(0, "a", version));
-                trees.view.insert(&key[..], seal(&key, state.as_bytes()))?;
+                trees
+                    .view
+                    .insert(&key[..], seal(1, &key, &[state.as_bytes()]))?;
             }
             let key = current_key(0, "a");
-            trees.view.insert(&key[..], seal(&key, b"v3"))?;
+            trees.view.insert(&key[..], seal(1, &key, &[b"v3"]))?;
             Ok(())
         })
         .unwrap();
