@@ -205,6 +205,8 @@ const BACKOFF_MAX: Duration = Duration::from_secs(20);
 /// Runs until `stop` turns true (what is under way is then finished within the time limit), until the end of a bounded
 /// input, or until a fault that needs a hand.
 ///
+/// A fault that passes while it stops ends it as asked: what is not committed is the next start's.
+///
 /// Once `stop` is true it returns within `shutdown_timeout` and the transaction's own time-out, whatever Kafka does. What
 /// hangs then is left on its threads: shut the runtime down in the background, and end the process.
 ///
@@ -233,8 +235,13 @@ pub async fn run(
         };
         // An update that makes too large a record is refused when it is made again.
         let learned = limits.learn(&error, &config.topics);
-        if !(error.passes() || learned) || *stop.borrow() {
+        if !(error.passes() || learned) {
             return Err(error);
+        }
+        if *stop.borrow() {
+            // Beginning anew is the next start's, as it would have been without the fault.
+            tracing::warn!(%error, "stopped before all that was under way was finished; what is not committed is read again at the next start");
+            return Ok(());
         }
         tracing::error!(%error, "beginning anew from what is committed");
         deadline.keep(renew(&parts.store)).await?;

@@ -206,13 +206,23 @@ impl World {
 
     /// Runs to the end of the input, or to `max_updates`.
     fn run(&self, config: &Config, engine: Arc<Scripted>) -> Result<Status, Error> {
+        let (_stop, stopped) = watch::channel(false);
+        self.run_until(stopped, config, engine)
+    }
+
+    /// The same, or until it is told to stop.
+    fn run_until(
+        &self,
+        stopped: watch::Receiver<bool>,
+        config: &Config,
+        engine: Arc<Scripted>,
+    ) -> Result<Status, Error> {
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(2)
             .enable_all()
             .build()
             .unwrap();
         let (status, shown) = watch::channel(Status::default());
-        let (_stop, stopped) = watch::channel(false);
         let parts = Parts {
             engine,
             store: self.store(),

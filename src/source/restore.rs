@@ -312,6 +312,8 @@ pub(super) fn client(
         .set("enable.auto.offset.store", "false")
         .set("auto.offset.reset", "error")
         .set("isolation.level", isolation)
+        // The end of a partition is told by an empty answer, which the broker holds back for so long.
+        .set("fetch.wait.max.ms", "10")
         .set("enable.partition.eof", "true");
     client
         .create()

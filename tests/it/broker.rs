@@ -353,24 +353,17 @@ impl Broker {
 
     /// The group's committed offsets of a topic, behind every pending transaction.
     pub fn committed_offsets(&self, group: &str, topic: &str) -> BTreeMap<i32, i64> {
-        let client: BaseConsumer = self
-            .client()
+        let client = self.of_group(group);
+        committed_offsets(&client, topic, self.partitions(topic))
+    }
+
+    /// A client that can ask for the group's offsets.
+    pub fn of_group(&self, group: &str) -> BaseConsumer {
+        self.client()
             .set("group.id", group)
             .set("isolation.level", "read_committed")
             .create()
-            .unwrap();
-        let mut asked = TopicPartitionList::new();
-        asked.add_partition_range(topic, 0, self.partitions(topic) - 1);
-        // The coordinator may be on its way to another broker.
-        let answer = eventually("the group's offsets", || {
-            client.committed_offsets(asked.clone(), ATTEMPT).ok()
-        });
-        let offsets = answer.elements();
-        let known = offsets.iter().filter_map(|e| match e.offset() {
-            Offset::Offset(offset) => Some((e.partition(), offset)),
-            _ => None,
-        });
-        known.collect()
+            .unwrap()
     }
 
     /// A client configuration that reaches this broker.
@@ -461,6 +454,26 @@ impl Broker {
         });
         Ok(())
     }
+}
+
+/// What the client's group has committed of the topic, behind every pending transaction.
+pub fn committed_offsets(
+    client: &BaseConsumer,
+    topic: &str,
+    partitions: i32,
+) -> BTreeMap<i32, i64> {
+    let mut asked = TopicPartitionList::new();
+    asked.add_partition_range(topic, 0, partitions - 1);
+    // The coordinator may be on its way to another broker.
+    let answer = eventually("the group's offsets", || {
+        client.committed_offsets(asked.clone(), ATTEMPT).ok()
+    });
+    let offsets = answer.elements();
+    let known = offsets.iter().filter_map(|e| match e.offset() {
+        Offset::Offset(offset) => Some((e.partition(), offset)),
+        _ => None,
+    });
+    known.collect()
 }
 
 impl Drop for Broker {
@@ -569,7 +582,7 @@ group.min.session.timeout.ms=1000
 group.consumer.min.session.timeout.ms=1000
 group.consumer.min.heartbeat.interval.ms=200
 group.consumer.heartbeat.interval.ms=500
-group.consumer.session.timeout.ms=6000
+group.consumer.session.timeout.ms=3000
 ",
         folder.join("data").display()
     )

@@ -50,7 +50,7 @@ impl Drop for Case<'_> {
             {
                 if entry.path().extension().is_some_and(|e| e == "log") {
                     let log = std::fs::read_to_string(entry.path()).unwrap_or_default();
-                    eprintln!("{}:\n{log}", entry.path().display());
+                    eprintln!("{}:\n{}", entry.path().display(), end(&log));
                 }
             }
         }
@@ -102,7 +102,7 @@ impl<'a> Case<'a> {
             [kafka]
             brokers = "{servers}"
             [kafka.consumer]
-            "session.timeout.ms" = 6000
+            "session.timeout.ms" = 3000
             "heartbeat.interval.ms" = 500
             "max.poll.interval.ms" = 6000
             [source]
@@ -206,11 +206,8 @@ impl<'a> Case<'a> {
             .arg("--until-end")
             .output()
             .unwrap();
-        assert!(
-            output.status.success(),
-            "{}",
-            String::from_utf8_lossy(&output.stderr)
-        );
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{}", end(&said));
         output
     }
 
@@ -310,6 +307,12 @@ impl<'a> Case<'a> {
 pub fn stop(mut instance: Instance) {
     signal(&instance.0, "-TERM");
     assert!(instance.0.wait().unwrap().success(), "not ended cleanly");
+}
+
+/// The last lines of a log: whole, it would bury what failed.
+fn end(log: &str) -> String {
+    let lines: Vec<&str> = log.lines().collect();
+    lines[lines.len().saturating_sub(30)..].join("\n")
 }
 
 /// The partition that a user's events belong to.

@@ -120,6 +120,32 @@ fn every_version_of_one_transaction_is_in_the_history() {
 }
 
 #[test]
+fn a_fault_that_passes_met_while_it_stops_ends_it_as_asked_and_loses_nothing() {
+    let mut world = World::new();
+    let all = events(5, 8);
+    world.produce(&borrowed(&all));
+    let (stop, stopped) = watch::channel(false);
+    // Told to stop, and then there is no answer.
+    let engine = Scripted::with(2, move |_, number| match number {
+        4.. => {
+            stop.send_replace(true);
+            Script::Panic
+        }
+        _ => Script::Answer,
+    });
+    let config = Config {
+        stop_at_end: false,
+        ..world.config()
+    };
+    let status = world.run_until(stopped, &config, Arc::new(engine)).unwrap();
+    assert_eq!(status.phase, Phase::Draining);
+    world
+        .run(&world.config(), Arc::new(Scripted::new(2)))
+        .unwrap();
+    world.all_folded();
+}
+
+#[test]
 fn a_fault_of_the_folder_that_somebody_else_meets_heals_too() {
     let mut world = World::new();
     let all = events(5, 8);

@@ -13,7 +13,6 @@ pub fn faulty(run: &mut Run<'_>, fault: &str, every: u32) {
         "max_tokens = 10000",
         "max_tokens = 10000\nbackoff = \"50ms\"\nanswer_timeout = \"1s\"",
     );
-    run.goes_on = fault == "panic";
     run.load(Events::default());
     run.start("a");
     run.works();

@@ -163,7 +163,6 @@ pub fn largest(run: &mut Run<'_>) {
 }
 
 pub fn too_large_a_summary(run: &mut Run<'_>) {
-    run.goes_on = true;
     let properties = [("cleanup.policy", "compact"), ("max.message.bytes", "400")];
     let profiles = run.case.topic("profiles");
     run.broker()

@@ -66,7 +66,7 @@ pub fn cooperative(run: &mut Run<'_>) {
 
 pub fn new_protocol(run: &mut Run<'_>) {
     run.replace(
-        "\"session.timeout.ms\" = 6000",
+        "\"session.timeout.ms\" = 3000",
         "\"group.protocol\" = \"consumer\"",
     );
     run.replace("\"heartbeat.interval.ms\" = 500", "");

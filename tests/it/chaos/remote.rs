@@ -96,6 +96,5 @@ pub fn answers(run: &mut Run<'_>, kind: Answer) {
     run.unfeed();
     run.stop("a");
     run.replace("kind = \"scripted\"", "kind = \"scripted\"");
-    run.replace("delay = \"50ms\"", "delay = \"50ms\"");
     runtime.shutdown_background();
 }
