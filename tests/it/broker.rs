@@ -21,7 +21,7 @@ use rdkafka::producer::{BaseProducer, BaseRecord, Producer, ProducerContext};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 
 /// How long anything may take before a test gives up. Generous: it only decides how long a failure lasts.
-pub const DEADLINE: Duration = Duration::from_secs(60);
+pub const DEADLINE: Duration = Duration::from_secs(120);
 /// One attempt at what is tried until the deadline.
 const ATTEMPT: Duration = Duration::from_secs(2);
 const VERSION: &str = "4.3.1";

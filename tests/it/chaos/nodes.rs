@@ -6,6 +6,14 @@ use super::load::Events;
 use super::run::Run;
 use crate::broker::{DEADLINE, eventually};
 
+/// Fewer events: brokers take long to come back, and what comes meanwhile must be worked off.
+fn few() -> Events {
+    Events {
+        batch: 2,
+        ..Events::default()
+    }
+}
+
 pub fn killed(run: &mut Run<'_>) {
     // A lone broker of Kafka 4.3 that starts up and finds a transaction over its time calls it aborted before any partition
     // has a leader, and writes no markers: it then hangs until somebody ends it by hand (docs/reliability.md).
@@ -13,7 +21,7 @@ pub fn killed(run: &mut Run<'_>) {
         "transaction_timeout = \"5s\"",
         "transaction_timeout = \"40s\"",
     );
-    run.load(Events::default());
+    run.load(few());
     run.start("a");
     for _ in 0..2 {
         run.works();
@@ -35,7 +43,7 @@ pub fn frozen(run: &mut Run<'_>) {
 
 /// Each broker goes away in turn, and with it the leadership of a third of the partitions.
 pub fn leaders(run: &mut Run<'_>) {
-    run.load(Events::default());
+    run.load(few());
     run.start("a");
     run.works();
     for broker in run.brokers {
@@ -74,7 +82,7 @@ fn transactional_id(run: &Run<'_>, name: &str) -> String {
 }
 
 pub fn coordinator(run: &mut Run<'_>) {
-    run.load(Events::default());
+    run.load(few());
     let release = run.held_at("offsets_sent");
     let at = coordinator_of(run, "a");
     run.brokers[at].kill9();
