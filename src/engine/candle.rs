@@ -117,7 +117,7 @@ impl Dtype {
 }
 
 /// Changes when the same files would give other answers than before.
-const CODE_VERSION: &str = "candle-packed-2";
+const CODE_VERSION: &str = "candle-packed-3";
 
 /// Llama and Qwen3 models in this process.
 pub struct Candle {

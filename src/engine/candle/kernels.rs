@@ -23,6 +23,7 @@ mod half;
 mod lanes;
 mod line;
 mod matrix;
+mod pairs;
 mod pool;
 #[cfg(test)]
 mod portable;
@@ -52,6 +53,12 @@ pub(crate) const MOST_ROWS: usize = 12;
 pub(crate) const SCALED: usize = 64;
 /// Lines of 64 by 32 weights in bytes, the last two their scales.
 pub(crate) const INT8_LINES: usize = 34;
+/// Lines of 64 by 32 weights in 16 bits, the last two their scales.
+pub(crate) const INT16_LINES: usize = 66;
+/// The largest magnitude of activations in 16 bits …
+pub(crate) const INT16_ACTIVATION: f32 = 32767.0;
+/// … and of weights: 64 products of both fit into 32 bits.
+pub(crate) const INT16_WEIGHT: f32 = 1023.0;
 
 /// One register tile of a product: `c[rows, 32] += a[rows, k] · b[k, 32]`.
 ///
@@ -74,9 +81,10 @@ pub(crate) struct Tile<'a> {
 
 /// What an int8 tile needs besides its bytes.
 pub(crate) struct Scales<'a> {
-    /// A row's scale in a block, at `block * stride + row`.
+    /// A row's scale in a block, at that of the block's first line: `line * stride + row`.
     pub a: &'a [f32],
-    /// -128 times the sum of a row's bytes in a block, at `block * stride + row`: takes back the weights' offset.
+    /// -128 times the sum of a row's bytes in a block, at `block * stride + row`: takes back the weights' offset. Without
+    /// meaning by 16 bits.
     pub offsets: &'a [i32],
 }
 
@@ -90,6 +98,11 @@ pub(crate) trait Path: Send + Sync {
     fn int8_rows(&self) -> usize;
     /// Whether [`Path::bf16`] wants activations in bf16 too (else f32).
     fn rounds_to_bf16(&self) -> bool;
+    /// Whether [`Path::int8`] wants activations of 16 bits, where products of bytes are no faster than those of 16 bits, and
+    /// with them weights by pairs.
+    fn int8_by_16(&self) -> bool {
+        false
+    }
 
     /// A line is 16 floats, a word of `b` one float.
     fn f32(&self, tile: Tile<'_>);
@@ -98,8 +111,15 @@ pub(crate) trait Path: Send + Sync {
     /// A word of `b` is two bfloats of one output; a line is 32 bfloats, or 16 floats (see [`Path::rounds_to_bf16`]).
     fn bf16(&self, tile: Tile<'_>);
     /// A line is 64 signed bytes, a word of `b` four bytes of one output with 128 added; behind each 64
-    /// of an output stands their scale ([`INT8_LINES`]).
+    /// of an output stands their scale ([`INT8_LINES`]). By 16 bits a line is 32 values, and a line of `b` a pair of
+    /// signed bytes for each of the 32 outputs.
     fn int8(&self, tile: Tile<'_>, scales: &Scales<'_>);
+
+    /// A line of activations is 32 values of 16 bits, a word of `b` two of one output, behind each 64 their scale
+    /// ([`INT16_LINES`]).
+    fn int16(&self, tile: Tile<'_>, scales: &Scales<'_>) {
+        pairs::int16(tile, scales);
+    }
 
     /// Says that these lines will be needed soon.
     fn prefetch(&self, _lines: &[Line]) {}
@@ -110,6 +130,8 @@ pub(crate) trait Path: Send + Sync {
     fn hadamard(&self, x: &mut [f32; SCALED]);
     /// Quantizes up to 64 values: their scale, and -128 times the sum of the bytes.
     fn quantize(&self, x: &[f32], out: &mut Line) -> (f32, i32);
+    /// Quantizes 64 values to whole numbers of 16 bits, `most` at most, at most 32767: their scale.
+    fn quantize_16(&self, x: &[f32; SCALED], most: f32, out: &mut [Line; 2]) -> f32;
     /// `out = x / sqrt(mean(x²) + epsilon) * weight`.
     fn norm(&self, x: &[f32], weight: &[f32], epsilon: f32, out: &mut [f32]);
     /// `out = gate / (1 + exp(-gate)) * up`.

@@ -199,6 +199,7 @@ impl Compute for Cpu {
             n += part.dims2()?.0;
         }
         let format = match (self.format, precision) {
+            (Format::Int8, Precision::Fine) if self.path.int8_by_16() => Format::Int16,
             (Format::Int8, Precision::Fine) => Format::Bf16,
             (format, _) => format,
         };

@@ -1,6 +1,6 @@
 //! Activations as the register tiles read them.
 
-use super::{Format, Line, Path, SCALED, Shared, half::bf16_from};
+use super::{Format, INT16_ACTIVATION, Line, Path, SCALED, Shared, half::bf16_from, matrix::whole};
 
 /// The number format of activations.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -11,6 +11,10 @@ pub(crate) enum Kind {
     Bf16,
     /// Signed bytes, 64 a line, with a scale for each line.
     Int8,
+    /// Of 16 bits, 32 a line, with a scale for each two lines, at the first.
+    Int16,
+    /// The same, turned ([`Path::hadamard`]).
+    Turned16,
 }
 
 impl Kind {
@@ -20,6 +24,8 @@ impl Kind {
             Format::F32 => Self::F32,
             Format::Bf16 if path.rounds_to_bf16() => Self::Bf16,
             Format::Bf16 => Self::F32,
+            Format::Int8 if path.int8_by_16() => Self::Turned16,
+            Format::Int16 => Self::Int16,
             Format::Int8 => Self::Int8,
         }
     }
@@ -28,7 +34,7 @@ impl Kind {
     pub(crate) fn per_line(self) -> usize {
         match self {
             Self::F32 => 16,
-            Self::Bf16 => 32,
+            Self::Bf16 | Self::Int16 | Self::Turned16 => 32,
             Self::Int8 => SCALED,
         }
     }
@@ -59,7 +65,8 @@ impl Activations {
         if self.lines.len() < lines {
             self.lines.resize(lines, Line::ZERO);
         }
-        if kind == Kind::Int8 && self.scales.len() < lines {
+        let scaled = matches!(kind, Kind::Int8 | Kind::Int16 | Kind::Turned16);
+        if scaled && self.scales.len() < lines {
             self.scales.resize(lines, 0.0);
             self.offsets.resize(lines, 0);
         }
@@ -99,7 +106,7 @@ impl Activations {
         &self.lines
     }
 
-    /// Each line's scale; only with bytes.
+    /// Each block's scale, at its first line; only with integers.
     pub(crate) fn scales(&self) -> &[f32] {
         &self.scales
     }
@@ -149,6 +156,21 @@ impl Filling<'_> {
         assert!(row < self.rows && block * SCALED + values.len() <= self.width);
         assert!(values.len() <= SCALED);
         let per_line = self.kind.per_line();
+        if matches!(self.kind, Kind::Int16 | Kind::Turned16) {
+            let (mut lines, mut values) = ([Line::ZERO; 2], whole(values));
+            if self.kind == Kind::Turned16 {
+                path.hadamard(&mut values);
+            }
+            let scale = path.quantize_16(&values, INT16_ACTIVATION, &mut lines);
+            let at = block * 2 * self.stride + row;
+            // SAFETY: these lines belong to this block of this row, which the caller has for itself.
+            unsafe {
+                self.lines.part(at, 1)[0] = lines[0];
+                self.lines.part(at + self.stride, 1)[0] = lines[1];
+                self.scales.part(at, 1)[0] = scale;
+            }
+            return;
+        }
         for i in 0..SCALED / per_line {
             let part = &values[(i * per_line).min(values.len())..];
             let part = &part[..part.len().min(per_line)];
@@ -168,9 +190,9 @@ impl Filling<'_> {
                     }
                     halves[part.len()..].fill(0);
                 }
+                Kind::Int16 | Kind::Turned16 => unreachable!("done above, both lines at once"),
                 Kind::Int8 => {
-                    let mut turned = [0.0; SCALED];
-                    turned[..part.len()].copy_from_slice(part);
+                    let mut turned = whole(part);
                     path.hadamard(&mut turned);
                     let (scale, offset) = path.quantize(&turned, line);
                     // SAFETY: as for the line.

@@ -1,10 +1,12 @@
-//! Register tiles of 4 rows and twice 2 registers of 8 columns, in AVX2 with FMA and F16C; VNNI where it is there.
+//! Register tiles of 4 rows (6 of 16-bit integers) and twice 2 registers of 8 columns, in AVX2 with FMA and F16C; VNNI where it is there.
 
 use std::arch::x86_64::*;
 
 use super::lanes::elementwise;
 use super::raw::{Raw, by_rows};
-use super::{COLUMNS, INT8_LINES, Line, MOST_ROWS, Path, SCALED, Scales, Softmax, Tile};
+use super::{
+    COLUMNS, INT8_LINES, INT16_LINES, Line, MOST_ROWS, Path, SCALED, Scales, Softmax, Tile,
+};
 
 /// The path with AVX2, FMA and F16C.
 pub(crate) struct Avx2 {
@@ -37,7 +39,13 @@ impl Path for Avx2 {
     }
 
     fn int8_rows(&self) -> usize {
-        if self.vnni { 3 } else { 4 }
+        if self.vnni { 3 } else { 6 }
+    }
+
+    fn int8_by_16(&self) -> bool {
+        // `vpmaddubsw` multiplies bytes, but its sums of 16 bits must be widened by a second product: as many as
+        // `vpmaddwd` takes for 16 bits, without what brings the signs over.
+        !self.vnni
     }
 
     fn rounds_to_bf16(&self) -> bool {
@@ -63,15 +71,22 @@ impl Path for Avx2 {
     }
 
     fn int8(&self, tile: Tile<'_>, scales: &Scales<'_>) {
-        let tile = Raw::with_scales(tile, scales);
+        let lines = if self.vnni { 1 } else { 2 };
+        let tile = Raw::with_scales(tile, scales, (lines, INT8_LINES));
         // SAFETY: as in `f32`; the scales reach as far as the lines, and with `vnni` the processor has AVX-VNNI.
         unsafe {
             if self.vnni {
                 by_rows!(tile.rows, bytes_vnni(&tile, scales); 1 2 3 4);
             } else {
-                by_rows!(tile.rows, bytes(&tile, scales); 1 2 3 4);
+                by_rows!(tile.rows, bytes_by_16(&tile, scales); 1 2 3 4 5 6);
             }
         }
+    }
+
+    fn int16(&self, tile: Tile<'_>, scales: &Scales<'_>) {
+        let tile = Raw::with_scales(tile, scales, (2, INT16_LINES));
+        // SAFETY: as in `f32`; the scales reach as far as the lines.
+        unsafe { by_rows!(tile.rows, integers(&tile, scales); 1 2 3 4 5 6) }
     }
 
     fn prefetch(&self, lines: &[Line]) {
@@ -216,21 +231,19 @@ unsafe fn widened<const M: usize>(tile: &Raw) {
 /// Adds a block's whole sums, scaled, to one half of the columns.
 ///
 /// # Safety
-/// `tile` must be of `M` rows, `half` 0 or 1, and `scales` as long as the tile needs.
+/// `tile` must be of `M` rows, `half` 0 or 1, `row_scales` point to `M` of them and `columns` to two lines of scales.
 #[target_feature(enable = "avx2,fma")]
 unsafe fn scale<const M: usize>(
     tile: &Raw,
-    scales: &Scales<'_>,
-    block: usize,
+    row_scales: *const f32,
+    columns: *const Line,
     half: usize,
     sums: [[__m256i; 2]; M],
 ) {
     // SAFETY: the scales reach as far as the lines (`Raw::with_scales`).
     unsafe {
-        let columns = tile.b.add(block * INT8_LINES + SCALED / 2).cast::<f32>();
-        let columns = columns.add(half * 16);
+        let columns = columns.cast::<f32>().add(half * 16);
         let scale = [_mm256_loadu_ps(columns), _mm256_loadu_ps(columns.add(8))];
-        let row_scales = scales.a.as_ptr().add(block * tile.stride);
         for (row, sums) in sums.iter().enumerate() {
             let row_scale = _mm256_set1_ps(*row_scales.add(row));
             for part in 0..2 {
@@ -242,42 +255,68 @@ unsafe fn scale<const M: usize>(
     }
 }
 
-/// Bytes by bytes, each block with its scales, without VNNI.
-///
-/// `vpmaddubsw` takes unsigned by signed bytes and saturates at 16 bits. So the weights are made signed again, the
-/// activations' signs go over to them, and two products of at most 127 · 127 fit.
+/// Bytes by 16 bits, each block with its scales: pairs, whose sums of at most 64 · 127 · 32767 fit into 32 bits.
 ///
 /// # Safety
-/// `tile` must be of `M` rows, of bytes, and `scales` as long as it needs.
+/// `tile` must be of `M` rows, of bytes by 16 bits, and `scales` as long as it needs.
 #[target_feature(enable = "avx2,fma")]
-unsafe fn bytes<const M: usize>(tile: &Raw, scales: &Scales<'_>) {
-    let offset = _mm256_set1_epi8(-128);
-    let ones = _mm256_set1_epi16(1);
+unsafe fn bytes_by_16<const M: usize>(tile: &Raw, scales: &Scales<'_>) {
     for half in 0..2 {
-        for block in 0..tile.blocks {
+        for block in 0..tile.blocks / 2 {
             // SAFETY: every line read is one that `Raw::with_scales` has found to be there, and so are the scales.
             unsafe {
-                let mut b = tile
-                    .b
-                    .add(block * INT8_LINES)
-                    .cast::<__m256i>()
-                    .add(half * 2);
-                let a = tile.a.add(block * tile.stride).cast::<i32>();
+                let b = tile.b.add(block * INT8_LINES).cast::<__m128i>();
+                let mut b = b.add(half * 2);
                 let mut sums = [[_mm256_setzero_si256(); 2]; M];
-                for word in 0..16 {
-                    let b0 = _mm256_xor_si256(_mm256_load_si256(b), offset);
-                    let b1 = _mm256_xor_si256(_mm256_load_si256(b.add(1)), offset);
-                    b = b.wrapping_add(4);
-                    for (row, sums) in sums.iter_mut().enumerate() {
-                        let a = _mm256_set1_epi32(*a.add(row * 16 + word));
-                        let magnitude = _mm256_abs_epi8(a);
-                        for (sum, b) in sums.iter_mut().zip([b0, b1]) {
-                            let two = _mm256_maddubs_epi16(magnitude, _mm256_sign_epi8(b, a));
-                            *sum = _mm256_add_epi32(*sum, _mm256_madd_epi16(two, ones));
+                for line in 0..2 {
+                    let a = tile.a.add((block * 2 + line) * tile.stride).cast::<i32>();
+                    for word in 0..16 {
+                        let b0 = _mm256_cvtepi8_epi16(_mm_load_si128(b));
+                        let b1 = _mm256_cvtepi8_epi16(_mm_load_si128(b.add(1)));
+                        b = b.wrapping_add(4);
+                        for (row, sums) in sums.iter_mut().enumerate() {
+                            let a = _mm256_set1_epi32(*a.add(row * 16 + word));
+                            sums[0] = _mm256_add_epi32(sums[0], _mm256_madd_epi16(a, b0));
+                            sums[1] = _mm256_add_epi32(sums[1], _mm256_madd_epi16(a, b1));
                         }
                     }
                 }
-                scale::<M>(tile, scales, block, half, sums);
+                let row_scales = scales.a.as_ptr().add(block * 2 * tile.stride);
+                let columns = tile.b.add(block * INT8_LINES + SCALED / 2);
+                scale::<M>(tile, row_scales, columns, half, sums);
+            }
+        }
+    }
+}
+
+/// Integers of 16 bits, each block with its scales: 64 products fit into 32 bits.
+///
+/// # Safety
+/// `tile` must be of `M` rows of 16 bits, and `scales` as long as it needs.
+#[target_feature(enable = "avx2,fma")]
+unsafe fn integers<const M: usize>(tile: &Raw, scales: &Scales<'_>) {
+    for half in 0..2 {
+        for block in 0..tile.blocks / 2 {
+            // SAFETY: every line read is one that `Raw::with_scales` has found to be there, and so are the scales.
+            unsafe {
+                let b = tile.b.add(block * INT16_LINES).cast::<__m256i>();
+                let mut b = b.add(half * 2);
+                let mut sums = [[_mm256_setzero_si256(); 2]; M];
+                for line in 0..2 {
+                    let a = tile.a.add((block * 2 + line) * tile.stride).cast::<i32>();
+                    for word in 0..16 {
+                        let (b0, b1) = (_mm256_load_si256(b), _mm256_load_si256(b.add(1)));
+                        b = b.wrapping_add(4);
+                        for (row, sums) in sums.iter_mut().enumerate() {
+                            let a = _mm256_set1_epi32(*a.add(row * 16 + word));
+                            sums[0] = _mm256_add_epi32(sums[0], _mm256_madd_epi16(a, b0));
+                            sums[1] = _mm256_add_epi32(sums[1], _mm256_madd_epi16(a, b1));
+                        }
+                    }
+                }
+                let row_scales = scales.a.as_ptr().add(block * 2 * tile.stride);
+                let columns = tile.b.add(block * INT16_LINES + SCALED);
+                scale::<M>(tile, row_scales, columns, half, sums);
             }
         }
     }
@@ -313,7 +352,9 @@ unsafe fn bytes_vnni<const M: usize>(tile: &Raw, scales: &Scales<'_>) {
                         sums[1] = _mm256_dpbusd_avx_epi32(sums[1], b1, a);
                     }
                 }
-                scale::<M>(tile, scales, block, half, sums);
+                let row_scales = scales.a.as_ptr().add(block * tile.stride);
+                let columns = tile.b.add(block * INT8_LINES + SCALED / 2);
+                scale::<M>(tile, row_scales, columns, half, sums);
             }
         }
     }

@@ -85,7 +85,7 @@ impl Path for Avx512 {
     }
 
     fn int8(&self, tile: Tile<'_>, scales: &Scales<'_>) {
-        let tile = Raw::with_scales(tile, scales);
+        let tile = Raw::with_scales(tile, scales, (1, INT8_LINES));
         // SAFETY: as in `f32`; the scales reach as far as the lines (checked above).
         unsafe { by_rows!(tile.rows, bytes(&tile, scales); 1 2 3 4 5 6 7 8 9 10 11 12) }
     }

@@ -10,7 +10,6 @@ pub(crate) fn bf16_from(x: f32) -> u16 {
 }
 
 /// The float that is this bfloat.
-#[cfg(test)]
 pub(crate) fn bf16_to(x: u16) -> f32 {
     f32::from_bits(u32::from(x) << 16)
 }

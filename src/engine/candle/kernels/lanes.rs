@@ -169,24 +169,7 @@ pub(super) fn quantize(x: &[f32], out: &mut Line) -> (f32, i32) {
 
 #[inline(always)]
 fn quantize_whole(x: &[f32; SCALED], out: &mut Line) -> (f32, i32) {
-    // As integers: NaN is above infinity, infinity above all numbers.
-    let mut largest = [0u32; LANES];
-    for part in 0..SCALED / LANES {
-        for i in 0..LANES {
-            largest[i] = largest[i].max(x[part * LANES + i].to_bits() & 0x7fff_ffff);
-        }
-    }
-    let largest = f32::from_bits(largest.into_iter().fold(0, u32::max));
-    let scale = if largest < SMALLEST {
-        0.0
-    } else {
-        largest / 127.0
-    };
-    let inverse = if largest < SMALLEST {
-        0.0
-    } else {
-        127.0 / largest
-    };
+    let (scale, inverse) = scale_of(x, 127.0);
     let bytes = out.bytes_mut();
     let mut total = [0i32; LANES];
     for part in 0..SCALED / LANES {
@@ -198,6 +181,37 @@ fn quantize_whole(x: &[f32; SCALED], out: &mut Line) -> (f32, i32) {
         }
     }
     (scale, -128 * total.into_iter().sum::<i32>())
+}
+
+/// See [`super::Path::quantize_16`]: `x = scale * value` within half a scale, and the scale is the largest magnitude / `most`.
+#[inline(always)]
+pub(super) fn quantize_16(x: &[f32; SCALED], most: f32, out: &mut [Line; 2]) -> f32 {
+    let (scale, inverse) = scale_of(x, most);
+    for (x, out) in x.as_chunks::<{ SCALED / 2 }>().0.iter().zip(out) {
+        for (out, x) in out.halves_mut().iter_mut().zip(x) {
+            let rounded = (x * inverse + ROUND).to_bits();
+            *out = rounded.wrapping_sub(ROUND.to_bits()) as u16;
+        }
+    }
+    scale
+}
+
+/// The scale with which the largest magnitude becomes `most`, and its inverse.
+#[inline(always)]
+fn scale_of(x: &[f32; SCALED], most: f32) -> (f32, f32) {
+    // As integers: NaN is above infinity, infinity above all numbers.
+    let mut largest = [0u32; LANES];
+    for part in x.as_chunks::<LANES>().0 {
+        for i in 0..LANES {
+            largest[i] = largest[i].max(part[i].to_bits() & 0x7fff_ffff);
+        }
+    }
+    let largest = f32::from_bits(largest.into_iter().fold(0, u32::max));
+    if largest < SMALLEST {
+        (0.0, 0.0)
+    } else {
+        (largest / most, most / largest)
+    }
 }
 
 /// See [`super::Path::softmax`].
@@ -305,6 +319,7 @@ macro_rules! elementwise {
         elementwise!(@ $($features)?, argmax(x: &[f32]) -> usize);
         elementwise!(@ $($features)?, hadamard(x: &mut [f32; SCALED]) -> ());
         elementwise!(@ $($features)?, narrow(x: &[f32], out: &mut [u16]) -> ());
+        elementwise!(@ $($features)?, quantize_16(x: &[f32; SCALED], most: f32, out: &mut [Line; 2]) -> f32);
     };
     // Those that AVX-512 has in its own words.
     (hot $($features:literal)?) => {

@@ -197,3 +197,36 @@ fn halves_are_the_same_on_every_path() {
         }
     }
 }
+
+#[test]
+fn numbers_of_16_bits_are_within_half_a_step_of_their_values() {
+    let mut random = Random::new(6);
+    for path in paths() {
+        for most in [1023.0f32, 32767.0] {
+            for size in [0.0, 1e-45, 1e-31, 1e-29, 1e-3, 1.0, 1e30] {
+                let x: [f32; SCALED] = std::array::from_fn(|_| random.normal() * size);
+                let mut lines = [Line([u32::MAX; 16]); 2];
+                let scale = path.quantize_16(&x, most, &mut lines);
+                let largest = x.iter().fold(0.0f32, |largest, v| largest.max(v.abs()));
+                assert!(scale == largest / most || (scale == 0.0 && largest < 1e-30));
+                let found = lines.iter().flat_map(|line| *line.halves());
+                for (&x, found) in x.iter().zip(found) {
+                    let found = f64::from(found as i16);
+                    assert!(found.abs() <= f64::from(most));
+                    let off = (f64::from(x) - f64::from(scale) * found).abs();
+                    assert!(
+                        off <= f64::from(scale) * 0.51 + 1e-30,
+                        "{} {x}",
+                        path.name()
+                    );
+                }
+            }
+        }
+        for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+            let mut x = [1.0; SCALED];
+            x[40] = bad;
+            let scale = path.quantize_16(&x, 32767.0, &mut [Line::ZERO; 2]);
+            assert!(!scale.is_finite());
+        }
+    }
+}

@@ -18,7 +18,6 @@ impl Line {
     }
 
     /// The 64 bytes.
-    #[cfg(test)]
     pub(crate) fn bytes(&self) -> &[u8; 64] {
         // SAFETY: as in `bytes_mut`.
         unsafe { &*std::ptr::from_ref(&self.0).cast::<[u8; 64]>() }

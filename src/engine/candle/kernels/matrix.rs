@@ -1,7 +1,10 @@
 //! Weights, packed for the register tiles.
 
-use super::half::bf16_from;
-use super::{COLUMNS, INT8_LINES, Line, NoMemory, Path, Piece, Pool, SCALED, Shared, Shelf};
+use super::half::{bf16_from, bf16_to};
+use super::{
+    COLUMNS, INT8_LINES, INT16_LINES, INT16_WEIGHT, Line, NoMemory, Path, Piece, Pool, SCALED,
+    Shared, Shelf,
+};
 
 /// The number format of weights.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -15,8 +18,15 @@ pub(crate) enum Format {
     ///
     /// Both are turned by a Hadamard matrix first ([`Path::hadamard`]). With `a` and `w` the largest magnitudes among
     /// 64 turned activations and 64 turned weights, a product is off by at most `(|x| w + |y| a) / 254 + a w / 254²`
-    /// for each turned activation `x` and weight `y`, and by f32's rounding.
+    /// for each turned activation `x` and weight `y`, and by f32's rounding. Where activations have 16 bits
+    /// ([`Path::int8_by_16`]), their rounding is a 258th of that.
     Int8,
+    /// Whole numbers up to 1023 in 16 bits, 64 of one output with a scale; the activations are quantized to 16 bits, row by
+    /// row. Summed as bytes are.
+    ///
+    /// With `a` and `w` as above, of what is not turned, a product is off by at most `|x| w / 2046 + |y| a / 65534` and the
+    /// product of both, for each.
+    Int16,
 }
 
 impl Format {
@@ -26,12 +36,13 @@ impl Format {
             Self::F32 => 128,
             Self::Bf16 => 64,
             Self::Int8 => INT8_LINES,
+            Self::Int16 => INT16_LINES,
         }
     }
 }
 
-/// Weights `[n, k]`: panels of 32 outputs; in each, blocks of 64 along `k`; in these the words of four bytes, and for each
-/// word the 32 outputs. Behind a block of bytes lie its 32 scales.
+/// Weights `[n, k]`: panels of 32 outputs; in each, blocks of 64 along `k`; in these the words of four bytes (the pairs of
+/// bytes, where activations have 16 bits), and for each word the 32 outputs. Behind a block of bytes lie its 32 scales.
 #[derive(Debug)]
 pub(crate) struct Matrix {
     pub(super) format: Format,
@@ -122,21 +133,24 @@ impl Matrix {
     /// Where there is no such output, `out` is not as long as it, or the weights are bytes.
     pub(crate) fn row(&self, output: usize, out: &mut [f32]) {
         assert!(output < self.n && out.len() == self.k && self.format != Format::Int8);
-        let panel_lines = self.k.div_ceil(SCALED) * self.format.block_lines();
-        // The lines that hold this output's words: one of the two of each word.
-        let first = output / COLUMNS * panel_lines + output % COLUMNS / 16;
-        let lines = self.lines[first..].iter().step_by(2);
-        let words = lines.map(|line| line.0[output % 16]);
-        if self.format == Format::F32 {
-            for (value, word) in out.iter_mut().zip(words) {
-                *value = f32::from_bits(word);
-            }
-        } else {
-            for (pair, word) in out.chunks_mut(2).zip(words) {
-                pair[0] = f32::from_bits(word << 16);
-                if let Some(high) = pair.get_mut(1) {
-                    *high = f32::from_bits(word & 0xffff_0000);
-                }
+        let lines = self.format.block_lines();
+        let first = output / COLUMNS * self.k.div_ceil(SCALED) * lines;
+        let (half, column) = (output % COLUMNS / 16, output % 16);
+        let blocks = self.lines[first..].chunks(lines);
+        for (block, out) in blocks.zip(out.chunks_mut(SCALED)) {
+            // Of the two lines of each word, the one that holds this output's.
+            let word = |i: usize| block[i * 2 + half].0[column];
+            let two = |i: usize| (word(i / 2) >> (i % 2 * 16)) as u16;
+            let scale = match self.format {
+                Format::Int16 => f32::from_bits(word(SCALED / 2)),
+                _ => 1.0,
+            };
+            for (i, value) in out.iter_mut().enumerate() {
+                *value = match self.format {
+                    Format::F32 => f32::from_bits(word(i)),
+                    Format::Bf16 => bf16_to(two(i)),
+                    Format::Int8 | Format::Int16 => f32::from(two(i) as i16) * scale,
+                };
             }
         }
     }
@@ -183,13 +197,25 @@ fn pack_row(path: &dyn Path, format: Format, column: usize, weights: &[f32], lin
                     word(i, u32::from(low) | u32::from(high) << 16);
                 }
             }
+            Format::Int16 => {
+                let mut values = [Line::ZERO; 2];
+                let scale = path.quantize_16(&whole(weights), INT16_WEIGHT, &mut values);
+                word(SCALED / 2, scale.to_bits());
+                for (i, &pair) in values.iter().flat_map(|line| &line.0).enumerate() {
+                    word(i, pair);
+                }
+            }
             Format::Int8 => {
-                let mut line = Line::ZERO;
-                let mut turned = [0.0; SCALED];
-                turned[..weights.len()].copy_from_slice(weights);
-                path.hadamard(&mut turned);
-                let (scale, _) = path.quantize(&turned, &mut line);
+                let (mut line, mut weights) = (Line::ZERO, whole(weights));
+                path.hadamard(&mut weights);
+                let (scale, _) = path.quantize(&weights, &mut line);
                 word(SCALED / 4, scale.to_bits());
+                if path.int8_by_16() {
+                    for (lines, pair) in lines.iter_mut().zip(line.bytes().as_chunks::<2>().0) {
+                        lines.halves_mut()[column] = u16::from_le_bytes(*pair);
+                    }
+                    continue;
+                }
                 for (i, &bytes) in line.0.iter().enumerate() {
                     // Adding 128 to a byte, modulo 256, is turning its highest bit.
                     word(i, bytes ^ 0x8080_8080);
@@ -197,4 +223,11 @@ fn pack_row(path: &dyn Path, format: Format, column: usize, weights: &[f32], lin
             }
         }
     }
+}
+
+/// Up to 64 values, filled up with zeros.
+pub(super) fn whole(values: &[f32]) -> [f32; SCALED] {
+    let mut whole = [0.0; SCALED];
+    whole[..values.len()].copy_from_slice(values);
+    whole
 }

@@ -146,7 +146,7 @@ impl Matrix {
     /// Rows of a register tile: all tiles of about the same height, so that 13 rows are 7 and 6, not 12 and 1.
     fn height(&self, path: &dyn Path, rows: usize) -> usize {
         let most = match self.format {
-            Format::Int8 => path.int8_rows(),
+            Format::Int8 | Format::Int16 => path.int8_rows(),
             Format::F32 | Format::Bf16 => path.rows(),
         };
         rows.div_ceil(rows.div_ceil(most).max(1)).max(1)
@@ -182,16 +182,15 @@ impl Matrix {
                     b,
                     c: Line::floats_of_mut(sums),
                 };
+                let scales = || Scales {
+                    a: &x.scales()[from..],
+                    offsets: &x.offsets()[from..],
+                };
                 match self.format {
                     Format::F32 => path.f32(tile),
                     Format::Bf16 => path.bf16(tile),
-                    Format::Int8 => path.int8(
-                        tile,
-                        &Scales {
-                            a: &x.scales()[from..],
-                            offsets: &x.offsets()[from..],
-                        },
-                    ),
+                    Format::Int8 => path.int8(tile, &scales()),
+                    Format::Int16 => path.int16(tile, &scales()),
                 }
             }
             block += depth;

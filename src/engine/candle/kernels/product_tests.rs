@@ -7,7 +7,7 @@ use super::super::random::Random;
 use super::super::{Activations, Path, Pool, Shelf, paths};
 use super::*;
 
-const FORMATS: [Format; 3] = [Format::F32, Format::Bf16, Format::Int8];
+const FORMATS: [Format; 4] = [Format::F32, Format::Bf16, Format::Int8, Format::Int16];
 
 /// The product as the path and format make it.
 fn product(
@@ -80,8 +80,9 @@ fn turning_spreads_values_as_the_hadamard_matrix_does() {
     }
 }
 
-/// The sum in f64, and how far off the format may be.
-fn expected(format: Format, x: &[f32], w: &[f32]) -> (f64, f64) {
+/// The sum in f64, and how far off the path's format may be.
+fn expected(path: &dyn Path, format: Format, x: &[f32], w: &[f32]) -> (f64, f64) {
+    let turns = format == Format::Int8;
     let (mut sum, mut error, mut magnitude) = (0.0, 0.0, 0.0);
     let largest = |values: &[f64]| {
         values
@@ -94,24 +95,35 @@ fn expected(format: Format, x: &[f32], w: &[f32]) -> (f64, f64) {
             .zip(w)
             .map(|(&x, &w)| f64::from(x) * f64::from(w))
             .sum::<f64>();
-        let (x, w) = match format {
-            Format::Int8 => (turned(x), turned(w)),
-            _ => (
-                x.iter().map(|&v| v.into()).collect(),
-                w.iter().map(|&v| v.into()).collect(),
-            ),
+        let (x, w) = if turns {
+            (turned(x), turned(w))
+        } else {
+            let wide = |values: &[f32]| values.iter().map(|&v| v.into()).collect();
+            (wide(x), wide(w))
         };
-        let (step_x, step_w) = (largest(&x) / 254.0, largest(&w) / 254.0);
+        // Half of what a whole number stands for.
+        let bytes = turns && !path.int8_by_16();
+        let most_x = if bytes { 127.0 } else { 32767.0 };
+        let most_w = if format == Format::Int16 {
+            1023.0
+        } else {
+            127.0
+        };
+        let (step_x, step_w) = (largest(&x) / most_x / 2.0, largest(&w) / most_w / 2.0);
         for (&x, &w) in x.iter().zip(&w) {
             magnitude += (x * w).abs();
             error += match format {
                 Format::F32 => 0.0,
                 // Half a unit in the eighth bit, on both sides.
                 Format::Bf16 => (x * w).abs() * (2.0 / 256.0 + 1.0 / 65536.0),
-                Format::Int8 => x.abs() * step_w + w.abs() * step_x + step_x * step_w,
+                Format::Int8 | Format::Int16 => {
+                    // The scale and the number to be rounded are themselves off by f32's rounding.
+                    let off = 1.0 + 32767.0 * 4.0 * f64::from(f32::EPSILON);
+                    (x.abs() * step_w + w.abs() * step_x + step_x * step_w) * off
+                }
             };
         }
-        if format == Format::Int8 {
+        if turns {
             // The turning rounds too: six sums in f32.
             let lengths = |v: &[f64]| v.iter().map(|v| v * v).sum::<f64>().sqrt();
             magnitude += lengths(&x) * lengths(&w);
@@ -130,6 +142,7 @@ fn check(path: &dyn Path, pool: &Pool, format: Format, x: &[f32], w: &[f32], k: 
     for (i, &out) in out.iter().enumerate() {
         let (row, column) = (i / n, i % n);
         let (sum, error) = expected(
+            path,
             format,
             &x[row * k..(row + 1) * k],
             &w[column * k..(column + 1) * k],
@@ -281,20 +294,21 @@ fn an_outputs_weights_are_read_as_they_are_kept() {
     let pool = Pool::new(2).unwrap();
     for (n, k) in [(1, 1), (33, 64), (90, 577), (64, 130)] {
         let w = Random::new(8).normals(n * k);
-        for format in [Format::F32, Format::Bf16] {
+        for format in [Format::F32, Format::Bf16, Format::Int16] {
             let matrix = Matrix::pack(paths()[0], &pool, &Shelf::default(), format, &[(&w, n)], k);
             for (output, weights) in w.chunks(k).enumerate() {
                 let mut found = vec![0.0; k];
                 matrix.row(output, &mut found);
-                let kept = weights.iter().map(|&value| match format {
-                    Format::F32 => value,
-                    _ => bf16_to(bf16_from(value)),
-                });
-                assert_eq!(
-                    found,
-                    kept.collect::<Vec<_>>(),
-                    "{n} by {k}, output {output}"
-                );
+                for (found, weights) in found.chunks(SCALED).zip(weights.chunks(SCALED)) {
+                    let largest = weights.iter().fold(0.0f32, |a, b| a.max(b.abs()));
+                    for (&found, &weight) in found.iter().zip(weights) {
+                        match format {
+                            Format::F32 => assert_eq!(found, weight),
+                            Format::Bf16 => assert_eq!(found, bf16_to(bf16_from(weight))),
+                            _ => assert!((found - weight).abs() <= largest / 2046.0 * 1.0001),
+                        }
+                    }
+                }
             }
         }
     }
@@ -334,9 +348,14 @@ fn a_product_added_or_gated_at_once_is_the_same_as_one_after_the_other() {
                         for row in 0..m {
                             let at = block * found.stride() + row;
                             assert_eq!(found.lines()[at], wanted.lines()[at]);
-                            if next == Format::Int8 {
-                                assert_eq!(found.scales()[at], wanted.scales()[at]);
+                            let kind = found.kind();
+                            if kind == Some(Kind::Int8) {
                                 assert_eq!(found.offsets()[at], wanted.offsets()[at]);
+                            }
+                            let wide = matches!(kind, Some(Kind::Int16 | Kind::Turned16));
+                            let first = wide && block % 2 == 0;
+                            if first || kind == Some(Kind::Int8) {
+                                assert_eq!(found.scales()[at], wanted.scales()[at]);
                             }
                         }
                     }

@@ -1,6 +1,6 @@
 //! A register tile whose lengths are checked, so that the loops over it need not.
 
-use super::{COLUMNS, INT8_LINES, Line, Scales, Tile};
+use super::{COLUMNS, Line, Scales, Tile};
 
 /// [`Tile`] as pointers.
 pub(crate) struct Raw {
@@ -29,9 +29,15 @@ impl Raw {
         }
     }
 
-    /// Checks the scales as well: a tile of bytes.
-    pub(crate) fn with_scales(tile: Tile<'_>, scales: &Scales<'_>) -> Self {
-        let raw = Self::new(tile, INT8_LINES);
+    /// Checks the scales as well: blocks of so many lines of a row, and so many of weights.
+    pub(crate) fn with_scales(
+        tile: Tile<'_>,
+        scales: &Scales<'_>,
+        (lines, weights): (usize, usize),
+    ) -> Self {
+        assert!(tile.blocks.is_multiple_of(lines));
+        assert!(tile.b.len() >= tile.blocks / lines * weights);
+        let raw = Self::new(tile, 0);
         let needed = (raw.blocks - 1) * raw.stride + raw.rows;
         assert!(scales.a.len() >= needed && scales.offsets.len() >= needed);
         raw
