@@ -173,6 +173,15 @@ impl Error {
             _ => false,
         }
     }
+
+    /// Whether Kafka has told for sure that nothing was committed, as it does in the course of rebalances.
+    fn is_usual(&self) -> bool {
+        matches!(
+            self,
+            Self::Lost(_)
+                | Self::Commit(commit::Error::Fenced { .. } | commit::Error::Aborted { .. })
+        )
+    }
 }
 
 /// What the service needs besides its configuration.
@@ -205,7 +214,8 @@ const BACKOFF_MAX: Duration = Duration::from_secs(20);
 /// Runs until `stop` turns true (what is under way is then finished within the time limit), until the end of a bounded
 /// input, or until a fault that needs a hand.
 ///
-/// A fault that passes while it stops ends it as asked: what is not committed is the next start's.
+/// Partitions that are lost and transactions that are aborted while it stops are no faults: what is not committed is the
+/// next start's.
 ///
 /// Once `stop` is true it returns within `shutdown_timeout` and the transaction's own time-out, whatever Kafka does. What
 /// hangs then is left on its threads: shut the runtime down in the background, and end the process.
@@ -239,6 +249,9 @@ pub async fn run(
             return Err(error);
         }
         if *stop.borrow() {
+            if !(learned || error.is_usual()) {
+                return Err(error);
+            }
             // Beginning anew is the next start's, as it would have been without the fault.
             tracing::warn!(%error, "stopped before all that was under way was finished; what is not committed is read again at the next start");
             return Ok(());

@@ -147,7 +147,7 @@ pub(crate) trait Compute {
 pub(crate) enum Precision {
     /// In the number format that was asked for.
     Asked,
-    /// In 16 bits: the answers feel the rounding of these weights most.
+    /// In 16 bits at least: the answers feel the rounding of these weights most.
     Fine,
 }
 

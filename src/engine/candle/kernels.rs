@@ -49,7 +49,7 @@ pub(crate) use slab::{NoMemory, Piece, Shelf, Slab};
 pub(crate) const COLUMNS: usize = 32;
 /// Most rows of a register tile on any path.
 pub(crate) const MOST_ROWS: usize = 12;
-/// Values that share one scale in [`Format::Int8`]: both the weights of one output and the activations of one row.
+/// Values that share one scale in [`Format::Int8`] and [`Format::Int16`]: both the weights of one output and the activations of one row.
 pub(crate) const SCALED: usize = 64;
 /// Lines of 64 by 32 weights in bytes, the last two their scales.
 pub(crate) const INT8_LINES: usize = 34;
@@ -94,7 +94,7 @@ pub(crate) trait Path: Send + Sync {
     fn name(&self) -> &'static str;
     /// Rows of its largest register tile, at most [`MOST_ROWS`].
     fn rows(&self) -> usize;
-    /// Rows of the tile that [`Path::int8`] does best: its sums are in registers twice, whole and scaled.
+    /// Rows of the tile that [`Path::int8`] and [`Path::int16`] do best: its sums are in registers twice, whole and scaled.
     fn int8_rows(&self) -> usize;
     /// Whether [`Path::bf16`] wants activations in bf16 too (else f32).
     fn rounds_to_bf16(&self) -> bool;

@@ -361,6 +361,9 @@ fn fingerprint(config: &Config, place: &Place, files: &[PathBuf]) -> Result<Stri
     all.update(CODE_VERSION.as_bytes());
     all.update(config.device.kind(place.path.is_some()).as_bytes());
     all.update(place.dtype.name().as_bytes());
+    if place.dtype == Dtype::Int8 && place.path.is_some_and(|path| path.int8_by_16()) {
+        all.update(b"by 16");
+    }
     all.update(&[u8::from(config.thinking)]);
     for file in files {
         all.update(file_hash(file)?.as_bytes());

@@ -120,27 +120,49 @@ fn every_version_of_one_transaction_is_in_the_history() {
 }
 
 #[test]
-fn a_fault_that_passes_met_while_it_stops_ends_it_as_asked_and_loses_nothing() {
+fn a_transaction_that_is_aborted_while_it_stops_ends_it_as_asked_and_loses_nothing() {
     let mut world = World::new();
-    let all = events(5, 8);
-    world.produce(&borrowed(&all));
+    world.produce(&[("ann", 1_000_000); 8]);
     let (stop, stopped) = watch::channel(false);
-    // Told to stop, and then there is no answer.
-    let engine = Scripted::with(2, move |_, number| match number {
-        4.. => {
-            stop.send_replace(true);
-            Script::Panic
-        }
-        _ => Script::Answer,
+    // Told to stop, and then there is an answer that no topic takes.
+    let engine = Scripted::with(1, move |_, _| {
+        stop.send_replace(true);
+        Script::Text("x".repeat(20_000), Finish::Stop)
+    });
+    let mut config = Config {
+        stop_at_end: false,
+        ..world.config()
+    };
+    let small = ("message.max.bytes".to_owned(), "10000".to_owned());
+    config.commit.properties.push(small);
+    let status = world.run_until(stopped, &config, Arc::new(engine)).unwrap();
+    assert_eq!(status.updates_committed, 0);
+    assert!(world.read("changes").is_empty());
+    // Without the journal, which has that answer.
+    world.folder = tempfile::tempdir().unwrap();
+    world
+        .run(&world.config(), Arc::new(Scripted::new(1)))
+        .unwrap();
+    world.all_folded();
+}
+
+#[test]
+fn a_fault_inside_that_is_met_while_it_stops_is_told() {
+    let mut world = World::new();
+    world.produce(&[("ann", 1_000_000); 8]);
+    let (stop, stopped) = watch::channel(false);
+    let engine = Scripted::with(1, move |_, _| {
+        stop.send_replace(true);
+        Script::Panic
     });
     let config = Config {
         stop_at_end: false,
         ..world.config()
     };
-    let status = world.run_until(stopped, &config, Arc::new(engine)).unwrap();
-    assert_eq!(status.phase, Phase::Draining);
+    let error = world.run_until(stopped, &config, Arc::new(engine));
+    assert!(matches!(error, Err(Error::Thread(_))), "{error:?}");
     world
-        .run(&world.config(), Arc::new(Scripted::new(2)))
+        .run(&world.config(), Arc::new(Scripted::new(1)))
         .unwrap();
     world.all_folded();
 }

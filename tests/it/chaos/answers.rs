@@ -14,6 +14,7 @@ pub fn faulty(run: &mut Run<'_>, fault: &str, every: u32) {
         "max_tokens = 10000",
         "max_tokens = 10000\nbackoff = \"50ms\"\nanswer_timeout = \"1s\"",
     );
+    run.panics = fault == "panic";
     run.load(Events::default());
     run.start("a");
     run.works();
@@ -26,4 +27,5 @@ pub fn faulty(run: &mut Run<'_>, fault: &str, every: u32) {
         };
         met.then_some(())
     });
+    run.works();
 }

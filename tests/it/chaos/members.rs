@@ -39,6 +39,11 @@ pub fn restart_all(run: &mut Run<'_>) {
 }
 
 pub fn fixed(run: &mut Run<'_>) {
+    // Long enough to come back in, on a busy machine too.
+    run.replace(
+        "\"session.timeout.ms\" = 3000",
+        "\"session.timeout.ms\" = 6000",
+    );
     run.load(Events::default());
     let start = |run: &mut Run<'_>, name: &str| {
         run.replace(POLL, beside(&format!("\"group.instance.id\" = \"{name}\"")));

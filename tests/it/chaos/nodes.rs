@@ -24,7 +24,7 @@ pub fn killed(run: &mut Run<'_>) {
     );
     run.load(few());
     for round in 0..2 {
-        let steps = ["transaction_begun", "records_sent", "offsets_sent"];
+        let steps = ["records_sent", "offsets_sent"];
         let step = steps[run.rng.usize(..steps.len())];
         let release = run.held_at(step);
         run.broker().restart();

@@ -42,7 +42,7 @@ impl Format {
 }
 
 /// Weights `[n, k]`: panels of 32 outputs; in each, blocks of 64 along `k`; in these the words of four bytes (the pairs of
-/// bytes, where activations have 16 bits), and for each word the 32 outputs. Behind a block of bytes lie its 32 scales.
+/// bytes, where activations have 16 bits), and for each word the 32 outputs. Behind a block of integers lie its 32 scales.
 #[derive(Debug)]
 pub(crate) struct Matrix {
     pub(super) format: Format,
