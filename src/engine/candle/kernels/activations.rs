@@ -156,51 +156,46 @@ impl Filling<'_> {
         assert!(row < self.rows && block * SCALED + values.len() <= self.width);
         assert!(values.len() <= SCALED);
         let per_line = self.kind.per_line();
-        if matches!(self.kind, Kind::Int16 | Kind::Turned16) {
-            let (mut lines, mut values) = ([Line::ZERO; 2], whole(values));
-            if self.kind == Kind::Turned16 {
-                path.hadamard(&mut values);
-            }
-            let scale = path.quantize_16(&values, INT16_ACTIVATION, &mut lines);
-            let at = block * 2 * self.stride + row;
-            // SAFETY: these lines belong to this block of this row, which the caller has for itself.
-            unsafe {
-                self.lines.part(at, 1)[0] = lines[0];
-                self.lines.part(at + self.stride, 1)[0] = lines[1];
-                self.scales.part(at, 1)[0] = scale;
-            }
-            return;
-        }
-        for i in 0..SCALED / per_line {
-            let part = &values[(i * per_line).min(values.len())..];
-            let part = &part[..part.len().min(per_line)];
-            let at = (block * SCALED / per_line + i) * self.stride + row;
-            // SAFETY: this line belongs to this block of this row, which the caller has for itself.
-            let line = &mut unsafe { self.lines.part(at, 1) }[0];
-            match self.kind {
-                Kind::F32 => {
-                    let floats = line.floats_mut();
-                    floats[..part.len()].copy_from_slice(part);
-                    floats[part.len()..].fill(0.0);
-                }
-                Kind::Bf16 => {
-                    let halves = line.halves_mut();
-                    for (half, &value) in halves.iter_mut().zip(part) {
-                        *half = bf16_from(value);
-                    }
-                    halves[part.len()..].fill(0);
-                }
-                Kind::Int16 | Kind::Turned16 => unreachable!("done above, both lines at once"),
-                Kind::Int8 => {
-                    let mut turned = whole(part);
-                    path.hadamard(&mut turned);
-                    let (scale, offset) = path.quantize(&turned, line);
-                    // SAFETY: as for the line.
-                    unsafe {
-                        self.scales.part(at, 1)[0] = scale;
-                        self.offsets.part(at, 1)[0] = offset;
+        let at = |line: usize| (block * SCALED / per_line + line) * self.stride + row;
+        // SAFETY: these lines, and what goes with them, belong to this block of this row, which the caller has for itself.
+        let line = |i| &mut unsafe { self.lines.part(at(i), 1) }[0];
+        match self.kind {
+            Kind::F32 | Kind::Bf16 => {
+                for i in 0..SCALED / per_line {
+                    let part = &values[(i * per_line).min(values.len())..];
+                    let part = &part[..part.len().min(per_line)];
+                    if self.kind == Kind::F32 {
+                        let floats = line(i).floats_mut();
+                        floats[..part.len()].copy_from_slice(part);
+                        floats[part.len()..].fill(0.0);
+                    } else {
+                        let halves = line(i).halves_mut();
+                        for (half, &value) in halves.iter_mut().zip(part) {
+                            *half = bf16_from(value);
+                        }
+                        halves[part.len()..].fill(0);
                     }
                 }
+            }
+            Kind::Int8 => {
+                let mut turned = whole(values);
+                path.hadamard(&mut turned);
+                let (scale, offset) = path.quantize(&turned, line(0));
+                // SAFETY: as for the lines.
+                unsafe {
+                    self.scales.part(at(0), 1)[0] = scale;
+                    self.offsets.part(at(0), 1)[0] = offset;
+                }
+            }
+            Kind::Int16 | Kind::Turned16 => {
+                let (mut lines, mut values) = ([Line::ZERO; 2], whole(values));
+                if self.kind == Kind::Turned16 {
+                    path.hadamard(&mut values);
+                }
+                let scale = path.quantize_16(&values, INT16_ACTIVATION, &mut lines);
+                [*line(0), *line(1)] = lines;
+                // SAFETY: as for the lines.
+                unsafe { self.scales.part(at(0), 1)[0] = scale };
             }
         }
     }

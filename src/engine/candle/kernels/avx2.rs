@@ -78,7 +78,7 @@ impl Path for Avx2 {
             if self.vnni {
                 by_rows!(tile.rows, bytes_vnni(&tile, scales); 1 2 3 4);
             } else {
-                by_rows!(tile.rows, bytes_by_16(&tile, scales); 1 2 3 4 5 6);
+                by_rows!(tile.rows, by_16[true](&tile, scales); 1 2 3 4 5 6);
             }
         }
     }
@@ -86,7 +86,7 @@ impl Path for Avx2 {
     fn int16(&self, tile: Tile<'_>, scales: &Scales<'_>) {
         let tile = Raw::with_scales(tile, scales, (2, INT16_LINES));
         // SAFETY: as in `f32`; the scales reach as far as the lines.
-        unsafe { by_rows!(tile.rows, integers(&tile, scales); 1 2 3 4 5 6) }
+        unsafe { by_rows!(tile.rows, by_16[false](&tile, scales); 1 2 3 4 5 6) }
     }
 
     fn prefetch(&self, lines: &[Line]) {
@@ -255,25 +255,34 @@ unsafe fn scale<const M: usize>(
     }
 }
 
-/// Bytes by 16 bits, each block with its scales: pairs, whose sums of at most 64 · 127 · 32767 fit into 32 bits.
+/// Pairs of weights, in bytes or in 16 bits, by activations of 16 bits, each block with its scales: the sums of 64 products,
+/// at most 127 · 32767 or 1023 · 32767 each, fit into 32 bits.
 ///
 /// # Safety
-/// `tile` must be of `M` rows, of bytes by 16 bits, and `scales` as long as it needs.
+/// `tile` must be of `M` rows of 16 bits, its weights of `BYTES` or not, and `scales` as long as it needs.
 #[target_feature(enable = "avx2,fma")]
-unsafe fn bytes_by_16<const M: usize>(tile: &Raw, scales: &Scales<'_>) {
+unsafe fn by_16<const M: usize, const BYTES: bool>(tile: &Raw, scales: &Scales<'_>) {
+    let lines = if BYTES { INT8_LINES } else { INT16_LINES };
+    // Of 8 outputs, a pair for each.
+    let register = if BYTES { 16 } else { 32 };
     for half in 0..2 {
         for block in 0..tile.blocks / 2 {
             // SAFETY: every line read is one that `Raw::with_scales` has found to be there, and so are the scales.
             unsafe {
-                let b = tile.b.add(block * INT8_LINES).cast::<__m128i>();
-                let mut b = b.add(half * 2);
+                let b = tile.b.add(block * lines).cast::<u8>();
+                let mut b = b.add(half * 2 * register);
                 let mut sums = [[_mm256_setzero_si256(); 2]; M];
                 for line in 0..2 {
                     let a = tile.a.add((block * 2 + line) * tile.stride).cast::<i32>();
                     for word in 0..16 {
-                        let b0 = _mm256_cvtepi8_epi16(_mm_load_si128(b));
-                        let b1 = _mm256_cvtepi8_epi16(_mm_load_si128(b.add(1)));
-                        b = b.wrapping_add(4);
+                        let [b0, b1] = [b, b.add(register)].map(|b| {
+                            if BYTES {
+                                _mm256_cvtepi8_epi16(_mm_load_si128(b.cast()))
+                            } else {
+                                _mm256_load_si256(b.cast())
+                            }
+                        });
+                        b = b.wrapping_add(4 * register);
                         for (row, sums) in sums.iter_mut().enumerate() {
                             let a = _mm256_set1_epi32(*a.add(row * 16 + word));
                             sums[0] = _mm256_add_epi32(sums[0], _mm256_madd_epi16(a, b0));
@@ -282,40 +291,7 @@ unsafe fn bytes_by_16<const M: usize>(tile: &Raw, scales: &Scales<'_>) {
                     }
                 }
                 let row_scales = scales.a.as_ptr().add(block * 2 * tile.stride);
-                let columns = tile.b.add(block * INT8_LINES + SCALED / 2);
-                scale::<M>(tile, row_scales, columns, half, sums);
-            }
-        }
-    }
-}
-
-/// Integers of 16 bits, each block with its scales: 64 products fit into 32 bits.
-///
-/// # Safety
-/// `tile` must be of `M` rows of 16 bits, and `scales` as long as it needs.
-#[target_feature(enable = "avx2,fma")]
-unsafe fn integers<const M: usize>(tile: &Raw, scales: &Scales<'_>) {
-    for half in 0..2 {
-        for block in 0..tile.blocks / 2 {
-            // SAFETY: every line read is one that `Raw::with_scales` has found to be there, and so are the scales.
-            unsafe {
-                let b = tile.b.add(block * INT16_LINES).cast::<__m256i>();
-                let mut b = b.add(half * 2);
-                let mut sums = [[_mm256_setzero_si256(); 2]; M];
-                for line in 0..2 {
-                    let a = tile.a.add((block * 2 + line) * tile.stride).cast::<i32>();
-                    for word in 0..16 {
-                        let (b0, b1) = (_mm256_load_si256(b), _mm256_load_si256(b.add(1)));
-                        b = b.wrapping_add(4);
-                        for (row, sums) in sums.iter_mut().enumerate() {
-                            let a = _mm256_set1_epi32(*a.add(row * 16 + word));
-                            sums[0] = _mm256_add_epi32(sums[0], _mm256_madd_epi16(a, b0));
-                            sums[1] = _mm256_add_epi32(sums[1], _mm256_madd_epi16(a, b1));
-                        }
-                    }
-                }
-                let row_scales = scales.a.as_ptr().add(block * 2 * tile.stride);
-                let columns = tile.b.add(block * INT16_LINES + SCALED);
+                let columns = tile.b.add((block + 1) * lines - 2);
                 scale::<M>(tile, row_scales, columns, half, sums);
             }
         }

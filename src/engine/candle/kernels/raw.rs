@@ -46,6 +46,12 @@ impl Raw {
 
 /// Calls the function that is compiled for so many rows.
 macro_rules! by_rows {
+    ($rows:expr, $function:ident [$kind:literal] $arguments:tt; $($count:literal)*) => {
+        match $rows {
+            $($count => $function::<$count, $kind> $arguments,)*
+            rows => unreachable!("a tile of {rows} rows"),
+        }
+    };
     ($rows:expr, $function:ident $arguments:tt; $($count:literal)*) => {
         match $rows {
             $($count => $function::<$count> $arguments,)*
