@@ -77,6 +77,8 @@ pub(crate) struct Tile<'a> {
     pub b: &'a [Line],
     /// The sums, `[rows, 32]`, added to.
     pub c: &'a mut [f32],
+    /// Lines that will be needed soon: to be asked for while the tile computes, as far as that pays.
+    pub ahead: &'a [Line],
 }
 
 /// What an int8 tile needs besides its bytes.
@@ -120,9 +122,6 @@ pub(crate) trait Path: Send + Sync {
     fn int16(&self, tile: Tile<'_>, scales: &Scales<'_>) {
         pairs::int16(tile, scales);
     }
-
-    /// Says that these lines will be needed soon.
-    fn prefetch(&self, _lines: &[Line]) {}
 
     /// Turns 64 values by the Hadamard matrix, scaled so that lengths and products stay as they are. What stands out
     /// among them is spread over all, so that 8 bits hold them better: the weights are turned too, so the product is

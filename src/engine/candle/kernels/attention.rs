@@ -269,9 +269,9 @@ impl Attention {
         for (number, &block) in run.blocks[..=last].iter().enumerate() {
             let block = block as usize;
             // Blocks lie anywhere in memory; the processor cannot know the next one.
-            if let Some(&next) = run.blocks[..=last].get(number + 1) {
-                path.prefetch(cache.both(layer, next as usize, task.head));
-            }
+            let next = run.blocks[..=last].get(number + 1);
+            let next = next.map_or(&[][..], |&next| cache.both(layer, next as usize, task.head));
+            let mut ahead = next.chunks(next.len().div_ceil(1 + tiles).max(1));
             scores[..rows * 2].fill(Line::ZERO);
             product(Tile {
                 rows,
@@ -280,6 +280,7 @@ impl Attention {
                 stride,
                 b: cache.keys(layer, block, task.head),
                 c: Line::floats_of_mut(&mut scores[..rows * 2]),
+                ahead: ahead.next().unwrap_or_default(),
             });
             for (valid, position) in valid.iter_mut().zip(&positions[..rows]) {
                 *valid = (position + 1)
@@ -308,6 +309,7 @@ impl Attention {
                     stride: rows,
                     b: cache.values(layer, block, task.head, tile),
                     c: sums,
+                    ahead: ahead.next().unwrap_or_default(),
                 });
             }
         }

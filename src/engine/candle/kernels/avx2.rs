@@ -89,13 +89,6 @@ impl Path for Avx2 {
         unsafe { by_rows!(tile.rows, by_16[false](&tile, scales); 1 2 3 4 5 6) }
     }
 
-    fn prefetch(&self, lines: &[Line]) {
-        for line in lines {
-            // SAFETY: any address may be prefetched; this one is even there.
-            unsafe { _mm_prefetch::<_MM_HINT_T0>(std::ptr::from_ref(line).cast()) };
-        }
-    }
-
     elementwise!("avx2,fma,f16c");
     elementwise!(hot "avx2,fma,f16c");
 }
@@ -138,12 +131,14 @@ unsafe fn store<const M: usize>(sums: [[__m256; 2]; M], c: *mut f32) {
 /// `tile` must be of `M` rows, with 32 lines of weights a block.
 #[target_feature(enable = "avx2,fma")]
 unsafe fn single<const M: usize>(tile: &Raw) {
+    let mut ahead = tile.ahead(2 * tile.blocks);
     for half in 0..2 {
         // SAFETY: every line read is one that `Raw::new` has found to be there.
         unsafe {
             let mut sums = load::<M>(tile.c.add(half * 16));
             let mut b = tile.b.cast::<f32>().add(half * 16);
             for block in 0..tile.blocks {
+                ahead.ask();
                 let a = tile.a.add(block * tile.stride).cast::<f32>();
                 for word in 0..16 {
                     let b0 = _mm256_load_ps(b);
@@ -167,12 +162,14 @@ unsafe fn single<const M: usize>(tile: &Raw) {
 /// `tile` must be of `M` rows, with 16 lines of weights a block.
 #[target_feature(enable = "avx2,fma,f16c")]
 unsafe fn halves<const M: usize>(tile: &Raw) {
+    let mut ahead = tile.ahead(2 * tile.blocks);
     for half in 0..2 {
         // SAFETY: every line read is one that `Raw::new` has found to be there.
         unsafe {
             let mut sums = load::<M>(tile.c.add(half * 16));
             let mut b = tile.b.cast::<__m128i>().add(half * 2);
             for block in 0..tile.blocks {
+                ahead.ask();
                 let a = tile.a.add(block * tile.stride).cast::<f32>();
                 for word in 0..16 {
                     let b0 = _mm256_cvtph_ps(_mm_load_si128(b));
@@ -197,12 +194,14 @@ unsafe fn halves<const M: usize>(tile: &Raw) {
 #[target_feature(enable = "avx2,fma")]
 unsafe fn widened<const M: usize>(tile: &Raw) {
     let high = _mm256_set1_epi32(0xffff_0000u32.cast_signed());
+    let mut ahead = tile.ahead(2 * tile.blocks);
     for half in 0..2 {
         // SAFETY: every line read is one that `Raw::new` has found to be there.
         unsafe {
             let mut sums = load::<M>(tile.c.add(half * 16));
             let mut b = tile.b.cast::<__m256i>().add(half * 2);
             for block in 0..tile.blocks {
+                ahead.ask();
                 let a = tile.a.add(block * tile.stride).cast::<f32>();
                 for word in 0..8 {
                     let (pairs0, pairs1) = (_mm256_load_si256(b), _mm256_load_si256(b.add(1)));
@@ -265,6 +264,7 @@ unsafe fn by_16<const M: usize, const BYTES: bool>(tile: &Raw, scales: &Scales<'
     let lines = if BYTES { INT8_LINES } else { INT16_LINES };
     // Of 8 outputs, a pair for each.
     let register = if BYTES { 16 } else { 32 };
+    let mut ahead = tile.ahead(2 * tile.blocks);
     for half in 0..2 {
         for block in 0..tile.blocks / 2 {
             // SAFETY: every line read is one that `Raw::with_scales` has found to be there, and so are the scales.
@@ -273,6 +273,7 @@ unsafe fn by_16<const M: usize, const BYTES: bool>(tile: &Raw, scales: &Scales<'
                 let mut b = b.add(half * 2 * register);
                 let mut sums = [[_mm256_setzero_si256(); 2]; M];
                 for line in 0..2 {
+                    ahead.ask();
                     let a = tile.a.add((block * 2 + line) * tile.stride).cast::<i32>();
                     for word in 0..16 {
                         let [b0, b1] = [b, b.add(register)].map(|b| {

@@ -123,13 +123,6 @@ impl Path for Avx512 {
         unsafe { wide::softmax(scores, valid, states, weights, rescale) }
     }
 
-    fn prefetch(&self, lines: &[Line]) {
-        for line in lines {
-            // SAFETY: any address may be prefetched; this one is even there.
-            unsafe { _mm_prefetch::<_MM_HINT_T0>(std::ptr::from_ref(line).cast()) };
-        }
-    }
-
     elementwise!("avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,fma");
 }
 
@@ -200,9 +193,11 @@ unsafe fn single<const M: usize>(tile: &Raw) {
 unsafe fn halves<const M: usize>(tile: &Raw) {
     // SAFETY: every line read is one that `Raw::new` has found to be there.
     unsafe {
+        let mut ahead = tile.ahead(tile.blocks);
         let mut sums = load::<M>(tile.c);
         let mut b = tile.b.cast::<__m256i>();
         for block in 0..tile.blocks {
+            ahead.ask();
             let a = tile.a.add(block * tile.stride).cast::<f32>();
             for word in 0..16 {
                 let b0 = _mm512_cvtph_ps(_mm256_load_si256(b));

@@ -1,5 +1,7 @@
 //! Products of activations with weights, and what becomes of them at once.
 
+use std::slice::Chunks;
+
 use super::activations::{Filling, Kind};
 use super::{Activations, COLUMNS, Format, Line, Matrix, Path, Pool, SCALED, Scales, Shared, Tile};
 
@@ -54,10 +56,8 @@ impl Matrix {
         assert!(self.can_gate());
         let blocks = self.n / 2 / SCALED;
         let filling = out.lay_out(Kind::of(next, path), x.rows(), self.n / 2);
-        pool.split(blocks, 1, |part| {
-            for block in part {
-                self.gate(path, x, block, blocks, &filling);
-            }
+        pool.run(blocks, |block| {
+            self.gate(path, x, block, (blocks, pool.threads()), &filling);
         });
     }
 
@@ -72,18 +72,25 @@ impl Matrix {
         path: &dyn Path,
         x: &Activations,
         block: usize,
-        blocks: usize,
+        (blocks, threads): (usize, usize),
         out: &Filling<'_>,
     ) {
         const HALF: usize = GATED / 2;
         let mut sums = [[Line::ZERO; GROUP * 2]; GATED];
         let height = self.height(path, x.rows());
+        let panel = |block: usize, i: usize| (i / HALF * blocks + block) * HALF + i % HALF;
+        let next = block + threads;
+        let mut ahead: [Chunks<'_, Line>; GATED] = std::array::from_fn(|i| {
+            let next = (next < blocks).then(|| panel(next, i));
+            self.ahead(next, x.rows().div_ceil(height))
+        });
         let mut row = 0;
         while row < x.rows() {
             let rows = (GROUP / height * height).min(x.rows() - row);
             for (i, sums) in sums.iter_mut().enumerate() {
-                let panel = (i / HALF * blocks + block) * HALF + i % HALF;
-                self.sums(path, x, panel, (row, rows, height), &mut sums[..rows * 2]);
+                let rows = (row, rows, height);
+                let sums = &mut sums[..rows.1 * 2];
+                self.sums(path, x, panel(block, i), rows, &mut ahead[i], sums);
             }
             let sums = sums.each_ref().map(|sums| Line::floats_of(sums));
             for i in 0..rows {
@@ -122,23 +129,24 @@ impl Matrix {
         }
         let out = Shared::new(out);
         let height = self.height(path, x.rows());
-        pool.split(self.n.div_ceil(COLUMNS), 1, |panels| {
+        let panels = self.n.div_ceil(COLUMNS);
+        pool.run(panels, |panel| {
             let mut sums = [Line::ZERO; GROUP * 2];
-            for panel in panels {
-                let (first, columns) = (panel * COLUMNS, COLUMNS.min(self.n - panel * COLUMNS));
-                let mut row = 0;
-                while row < x.rows() {
-                    let rows = (GROUP / height * height).min(x.rows() - row);
-                    let sums = &mut sums[..rows * 2];
-                    self.sums(path, x, panel, (row, rows, height), sums);
-                    let sums = Line::floats_of(sums).as_chunks::<COLUMNS>().0;
-                    for (i, sums) in sums.iter().enumerate() {
-                        // SAFETY: these columns belong to this panel, and each panel to one task.
-                        let out = unsafe { out.part((row + i) * self.n + first, columns) };
-                        put(path, out, &sums[..columns]);
-                    }
-                    row += rows;
+            let (first, columns) = (panel * COLUMNS, COLUMNS.min(self.n - panel * COLUMNS));
+            let next = Some(panel + pool.threads()).filter(|&next| next < panels);
+            let mut ahead = self.ahead(next, x.rows().div_ceil(height));
+            let mut row = 0;
+            while row < x.rows() {
+                let rows = (GROUP / height * height).min(x.rows() - row);
+                let sums = &mut sums[..rows * 2];
+                self.sums(path, x, panel, (row, rows, height), &mut ahead, sums);
+                let sums = Line::floats_of(sums).as_chunks::<COLUMNS>().0;
+                for (i, sums) in sums.iter().enumerate() {
+                    // SAFETY: these columns belong to this panel, and each panel to one task.
+                    let out = unsafe { out.part((row + i) * self.n + first, columns) };
+                    put(path, out, &sums[..columns]);
                 }
+                row += rows;
             }
         });
     }
@@ -152,6 +160,21 @@ impl Matrix {
         rows.div_ceil(rows.div_ceil(most).max(1)).max(1)
     }
 
+    /// A panel's lines, in as many parts as there are tiles in a panel of `tiles` tiles of rows: they come from main memory,
+    /// and a thread that asks for them while it is at the panel before does not wait for them.
+    fn ahead(&self, panel: Option<usize>, tiles: usize) -> Chunks<'_, Line> {
+        let blocks = self.k.div_ceil(SCALED);
+        let size = blocks * self.format.block_lines();
+        let lines = panel.map_or(&[][..], |panel| &self.lines[panel * size..][..size]);
+        let tiles = tiles * blocks.div_ceil(self.near());
+        lines.chunks(size.div_ceil(tiles.max(1)))
+    }
+
+    /// Blocks of a panel that stay in the first cache.
+    fn near(&self) -> usize {
+        (NEAR / size_of::<Line>() / self.format.block_lines()).max(1)
+    }
+
     /// One panel's sums for `rows` rows from `first` on, in tiles of `height` rows.
     fn sums(
         &self,
@@ -159,12 +182,13 @@ impl Matrix {
         x: &Activations,
         panel: usize,
         (first, rows, height): (usize, usize, usize),
+        ahead: &mut Chunks<'_, Line>,
         sums: &mut [Line],
     ) {
         let blocks = self.k.div_ceil(SCALED);
         let lines_per_block = self.format.block_lines();
         let x_blocks = SCALED / Kind::of(self.format, path).per_line();
-        let near = (NEAR / size_of::<Line>() / lines_per_block).max(1);
+        let near = self.near();
         sums.fill(Line::ZERO);
         let mut block = 0;
         while block < blocks {
@@ -181,6 +205,7 @@ impl Matrix {
                     stride: x.stride(),
                     b,
                     c: Line::floats_of_mut(sums),
+                    ahead: ahead.next().unwrap_or_default(),
                 };
                 let scales = || Scales {
                     a: &x.scales()[from..],

@@ -1,5 +1,7 @@
 //! A register tile whose lengths are checked, so that the loops over it need not.
 
+use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+
 use super::{COLUMNS, Line, Scales, Tile};
 
 /// [`Tile`] as pointers.
@@ -10,6 +12,29 @@ pub(crate) struct Raw {
     pub stride: usize,
     pub b: *const Line,
     pub c: *mut f32,
+    ahead: *const [Line],
+}
+
+/// Lines that are asked for while a tile computes, some at each block: a processor waits for a few tens of lines at once
+/// and drops what is asked for beyond them.
+pub(crate) struct Ahead {
+    next: *const Line,
+    left: usize,
+    step: usize,
+}
+
+impl Ahead {
+    /// Asks for some.
+    #[inline(always)]
+    pub(crate) fn ask(&mut self) {
+        let now = self.step.min(self.left);
+        self.left -= now;
+        for _ in 0..now {
+            // SAFETY: any address may be asked for; this one is even there.
+            unsafe { _mm_prefetch::<_MM_HINT_T0>(self.next.cast()) };
+            self.next = self.next.wrapping_add(1);
+        }
+    }
 }
 
 impl Raw {
@@ -26,6 +51,16 @@ impl Raw {
             stride: tile.stride,
             b: tile.b.as_ptr(),
             c: tile.c.as_mut_ptr(),
+            ahead: tile.ahead,
+        }
+    }
+
+    /// The lines to ask for, in so many times.
+    pub(crate) fn ahead(&self, times: usize) -> Ahead {
+        Ahead {
+            next: self.ahead.cast(),
+            left: self.ahead.len(),
+            step: self.ahead.len().div_ceil(times),
         }
     }
 
