@@ -106,6 +106,11 @@ pub(crate) trait Path: Send + Sync {
         false
     }
 
+    /// Rows of a step up to which its time goes into reading the weights rather than into products.
+    fn knee_rows(&self) -> usize {
+        32
+    }
+
     /// A line is 16 floats, a word of `b` one float.
     fn f32(&self, tile: Tile<'_>);
     /// A line is 16 floats; `b` has one line of 32 half-precision floats for each.

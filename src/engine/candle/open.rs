@@ -344,15 +344,18 @@ fn limits(
         context,
         step_tokens: config.step_tokens,
         sequences,
-        drafts: if config.drafts {
-            Policy::default()
-        } else {
-            Policy {
-                most: 0,
-                ..Policy::default()
-            }
-        },
+        drafts: drafts(config, place),
     })
+}
+
+/// What is drafted where this computes.
+fn drafts(config: &Config, place: &Place) -> Policy {
+    let policy = Policy::default();
+    Policy {
+        most: if config.drafts { policy.most } else { 0 },
+        knee_rows: place.path.map_or(policy.knee_rows, |path| path.knee_rows()),
+        ..policy
+    }
 }
 
 /// See [`Description::fingerprint`].

@@ -71,6 +71,7 @@ impl Raw {
         (lines, weights): (usize, usize),
     ) -> Self {
         assert!(tile.blocks.is_multiple_of(lines));
+        assert!(tile.c.as_ptr().cast::<Line>().is_aligned());
         assert!(tile.b.len() >= tile.blocks / lines * weights);
         let raw = Self::new(tile, 0);
         let needed = (raw.blocks - 1) * raw.stride + raw.rows;
