@@ -34,6 +34,8 @@ pub(crate) mod random;
 mod raw;
 mod shared;
 mod slab;
+#[cfg(target_arch = "x86_64")]
+mod turn;
 
 pub(crate) use activations::{Activations, Kind};
 pub(crate) use attention::{Attention, Inputs, Run};

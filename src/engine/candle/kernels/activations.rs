@@ -188,15 +188,10 @@ impl Filling<'_> {
                 }
             }
             Kind::Int16 | Kind::Turned16 => {
-                let mut values = match <&[f32; SCALED]>::try_from(values) {
-                    // Without a call for a copy of who knows how many.
-                    Ok(values) => *values,
-                    Err(_) => whole(values),
-                };
+                let (mut lines, mut values) = ([Line::ZERO; 2], whole(values));
                 if self.kind == Kind::Turned16 {
                     path.hadamard(&mut values);
                 }
-                let mut lines = [Line::ZERO; 2];
                 let scale = path.quantize_16(&values, INT16_ACTIVATION, &mut lines);
                 [*line(0), *line(1)] = lines;
                 // SAFETY: as for the lines.

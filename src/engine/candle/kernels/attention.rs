@@ -1,5 +1,6 @@
 //! Causal attention over blocks of a cache, for rows of many sequences at once.
 
+use super::line::copy;
 use super::{COLUMNS, Cache, Heads, Line, MOST_ROWS, POSITIONS, Path, Pool, Shared, Softmax, Tile};
 
 /// Most values in a head.
@@ -220,7 +221,7 @@ impl Attention {
                             let at = (head * heads.tiles() * 2 + block) * stride + query;
                             // SAFETY: this line is this row's and head's, and so this task's.
                             let line = &mut unsafe { queries.part(at, 1) }[0];
-                            line.floats_mut()[..values.len()].copy_from_slice(values);
+                            copy::<16>(&mut line.floats_mut()[..values.len()], values);
                         }
                     }
                     Part::KeysAndValues(keys, values) => {
@@ -320,7 +321,7 @@ impl Attention {
             let out = unsafe { out.part(at, heads.dim) };
             for (tile, out) in out.chunks_mut(COLUMNS).enumerate() {
                 let sums = Line::floats_of(&sums[(tile * rows + i) * 2..][..2]);
-                out.copy_from_slice(&sums[..out.len()]);
+                copy::<COLUMNS>(out, &sums[..out.len()]);
                 path.scale(out, 1.0 / total);
             }
         }
@@ -355,7 +356,7 @@ fn store_row(
     let turned = |number: usize, norm: Option<(&[f32], f32)>, room: &mut [f32]| {
         match norm {
             Some((weight, epsilon)) => path.norm(take(number), weight, epsilon, room),
-            None => room.copy_from_slice(take(number)),
+            None => copy::<64>(room, take(number)),
         }
         path.rotate(room, cosines, sines);
     };

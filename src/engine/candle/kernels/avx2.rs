@@ -1,11 +1,11 @@
-//! Register tiles of 4 rows (6 of 16-bit integers) and twice 2 registers of 8 columns, in AVX2 with FMA and F16C; VNNI where it is there.
+//! Register tiles of 6 rows and twice 2 registers of 8 columns, in AVX2 with FMA and F16C; VNNI where it is there.
 
 use std::arch::x86_64::*;
 
 use super::lanes::elementwise;
 use super::raw::{Raw, by_rows};
 use super::{
-    COLUMNS, INT8_LINES, INT16_LINES, Line, MOST_ROWS, Path, SCALED, Scales, Softmax, Tile,
+    COLUMNS, INT8_LINES, INT16_LINES, Line, MOST_ROWS, Path, SCALED, Scales, Softmax, Tile, turn,
 };
 
 /// The path with AVX2, FMA and F16C.
@@ -35,7 +35,7 @@ impl Path for Avx2 {
     }
 
     fn rows(&self) -> usize {
-        4
+        6
     }
 
     fn int8_rows(&self) -> usize {
@@ -61,19 +61,19 @@ impl Path for Avx2 {
     fn f32(&self, tile: Tile<'_>) {
         let tile = Raw::new(tile, 32);
         // SAFETY: the path is only handed out where its instructions are; `Raw::new` has checked the lengths.
-        unsafe { by_rows!(tile.rows, single(&tile); 1 2 3 4) }
+        unsafe { by_rows!(tile.rows, single(&tile); 1 2 3 4 5 6) }
     }
 
     fn f16(&self, tile: Tile<'_>) {
         let tile = Raw::new(tile, 16);
         // SAFETY: as in `f32`.
-        unsafe { by_rows!(tile.rows, halves(&tile); 1 2 3 4) }
+        unsafe { by_rows!(tile.rows, halves(&tile); 1 2 3 4 5 6) }
     }
 
     fn bf16(&self, tile: Tile<'_>) {
         let tile = Raw::new(tile, 16);
         // SAFETY: as in `f32`.
-        unsafe { by_rows!(tile.rows, widened(&tile); 1 2 3 4) }
+        unsafe { by_rows!(tile.rows, widened(&tile); 1 2 3 4 5 6) }
     }
 
     fn int8(&self, tile: Tile<'_>, scales: &Scales<'_>) {
@@ -93,6 +93,11 @@ impl Path for Avx2 {
         let tile = Raw::with_scales(tile, scales, (2, INT16_LINES));
         // SAFETY: as in `f32`; the scales reach as far as the lines.
         unsafe { by_rows!(tile.rows, by_16[false](&tile, scales); 1 2 3 4 5 6) }
+    }
+
+    fn hadamard(&self, x: &mut [f32; SCALED]) {
+        // SAFETY: as in `f32`.
+        unsafe { turn::hadamard(x) }
     }
 
     elementwise!("avx2,fma,f16c");

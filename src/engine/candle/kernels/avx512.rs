@@ -6,7 +6,7 @@ use std::arch::x86_64::*;
 
 use super::lanes::elementwise;
 use super::raw::{Raw, by_rows};
-use super::{COLUMNS, INT8_LINES, Line, MOST_ROWS, Path, SCALED, Scales, Softmax, Tile};
+use super::{COLUMNS, INT8_LINES, Line, MOST_ROWS, Path, SCALED, Scales, Softmax, Tile, turn};
 
 /// Lines from the weights in use to those that are asked for.
 const AHEAD: usize = 64;
@@ -21,6 +21,7 @@ pub(crate) struct Avx512 {
 pub(crate) fn paths() -> Vec<&'static dyn Path> {
     let mut paths: Vec<&'static dyn Path> = Vec::new();
     let base = is_x86_feature_detected!("avx512f")
+        && is_x86_feature_detected!("avx2")
         && is_x86_feature_detected!("avx512bw")
         && is_x86_feature_detected!("avx512dq")
         && is_x86_feature_detected!("avx512vl")
@@ -121,6 +122,11 @@ impl Path for Avx512 {
         assert!(scores.len() == rows * COLUMNS && weights.len() == rows * 2);
         // SAFETY: as in `f32`; the lengths are those of so many rows.
         unsafe { wide::softmax(scores, valid, states, weights, rescale) }
+    }
+
+    fn hadamard(&self, x: &mut [f32; SCALED]) {
+        // SAFETY: as in `f32`.
+        unsafe { turn::hadamard(x) }
     }
 
     elementwise!("avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,fma");

@@ -136,36 +136,21 @@ pub(super) fn argmax(x: &[f32]) -> usize {
         .unwrap_or(usize::MAX)
 }
 
-/// See [`super::Path::hadamard`]: sums and differences of whole rows of eight, then of the columns, and back.
-#[inline(always)]
+/// See [`super::Path::hadamard`]: six stages of one shape, each of sums and differences of the two halves, side by side.
+#[cfg(test)]
 pub(super) fn hadamard(x: &mut [f32; SCALED]) {
-    const SIDE: usize = 8;
-    let mut square = [[0.0; SIDE]; SIDE];
-    for (row, x) in square.iter_mut().zip(x.as_chunks::<SIDE>().0) {
-        *row = *x;
+    const HALF: usize = SCALED / 2;
+    for _ in 0..SCALED.ilog2() {
+        let mut y = [0.0; SCALED];
+        for i in 0..HALF {
+            y[2 * i] = x[i] + x[i + HALF];
+            y[2 * i + 1] = x[i] - x[i + HALF];
+        }
+        *x = y;
     }
-    for _ in 0..2 {
-        for half in [4, 2, 1] {
-            for i in (0..SIDE).filter(|i| i & half == 0) {
-                for lane in 0..SIDE {
-                    let (a, b) = (square[i][lane], square[i + half][lane]);
-                    (square[i][lane], square[i + half][lane]) = (a + b, a - b);
-                }
-            }
-        }
-        let mut across = [[0.0; SIDE]; SIDE];
-        for i in 0..SIDE {
-            for lane in 0..SIDE {
-                across[lane][i] = square[i][lane];
-            }
-        }
-        square = across;
-    }
-    for (x, row) in x.as_chunks_mut::<SIDE>().0.iter_mut().zip(&square) {
-        for (x, value) in x.iter_mut().zip(row) {
-            // A power of two: exact.
-            *x = value * (1.0 / 8.0);
-        }
+    // A power of two: exact.
+    for value in x {
+        *value *= 1.0 / 8.0;
     }
 }
 
@@ -332,7 +317,6 @@ macro_rules! elementwise {
         elementwise!(@ $($features)?, scale(x: &mut [f32], factor: f32) -> ());
         elementwise!(@ $($features)?, rotate(x: &mut [f32], cosines: &[f32], sines: &[f32]) -> ());
         elementwise!(@ $($features)?, argmax(x: &[f32]) -> usize);
-        elementwise!(@ $($features)?, hadamard(x: &mut [f32; SCALED]) -> ());
         elementwise!(@ $($features)?, narrow(x: &[f32], out: &mut [u16]) -> ());
         elementwise!(@ $($features)?, quantize_16(x: &[f32; SCALED], most: f32, out: &mut [Line; 2]) -> f32);
     };

@@ -64,6 +64,21 @@ impl Line {
     }
 }
 
+/// Copies floats, without a call where there are `N` of them, as there mostly are.
+///
+/// # Panics
+/// Where the lengths differ.
+#[inline(always)]
+pub(super) fn copy<const N: usize>(out: &mut [f32], from: &[f32]) {
+    match (
+        <&mut [f32; N]>::try_from(&mut *out),
+        <&[f32; N]>::try_from(from),
+    ) {
+        (Ok(out), Ok(from)) => *out = *from,
+        _ => out.copy_from_slice(from),
+    }
+}
+
 /// Floats that begin on a line of the cache.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Buffer {

@@ -1,6 +1,7 @@
 //! Weights, packed for the register tiles.
 
 use super::half::{bf16_from, bf16_to};
+use super::line::copy;
 use super::{
     COLUMNS, INT8_LINES, INT16_LINES, INT16_WEIGHT, Line, NoMemory, Path, Piece, Pool, SCALED,
     Shared, Shelf,
@@ -226,8 +227,9 @@ fn pack_row(path: &dyn Path, format: Format, column: usize, weights: &[f32], lin
 }
 
 /// Up to 64 values, filled up with zeros.
+#[inline(always)]
 pub(super) fn whole(values: &[f32]) -> [f32; SCALED] {
     let mut whole = [0.0; SCALED];
-    whole[..values.len()].copy_from_slice(values);
+    copy::<SCALED>(&mut whole[..values.len()], values);
     whole
 }

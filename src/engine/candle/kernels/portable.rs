@@ -84,6 +84,10 @@ impl Path for Portable {
         }
     }
 
+    fn hadamard(&self, x: &mut [f32; SCALED]) {
+        super::lanes::hadamard(x);
+    }
+
     elementwise!();
     elementwise!(hot);
 }

@@ -3,6 +3,7 @@
 use std::slice::Chunks;
 
 use super::activations::{Filling, Kind};
+use super::line::copy;
 use super::{Activations, COLUMNS, Format, Line, Matrix, Path, Pool, SCALED, Scales, Shared, Tile};
 
 /// Rows whose sums are kept while a part of a panel stays in the first cache.
@@ -20,14 +21,7 @@ impl Matrix {
     /// this path and these weights ([`Kind::of`]).
     pub(crate) fn multiply(&self, path: &dyn Path, pool: &Pool, x: &Activations, out: &mut [f32]) {
         self.each_panel(path, pool, x, out, |_, out, sums| {
-            if let (Ok(out), Ok(sums)) = (
-                <&mut [f32; COLUMNS]>::try_from(&mut *out),
-                <&[f32; COLUMNS]>::try_from(sums),
-            ) {
-                *out = *sums;
-            } else {
-                out.copy_from_slice(sums);
-            }
+            copy::<COLUMNS>(out, sums);
         });
     }
 
