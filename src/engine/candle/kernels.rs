@@ -98,7 +98,7 @@ pub(crate) trait Path: Send + Sync {
     fn name(&self) -> &'static str;
     /// Rows of its largest register tile, at most [`MOST_ROWS`].
     fn rows(&self) -> usize;
-    /// Rows of the tile that [`Path::int8`] and [`Path::int16`] do best: its sums are in registers twice, whole and scaled.
+    /// Rows of the tile that [`Path::int8`] and [`Path::int16`] do best.
     fn int8_rows(&self) -> usize;
     /// Whether [`Path::bf16`] wants activations in bf16 too (else f32).
     fn rounds_to_bf16(&self) -> bool;

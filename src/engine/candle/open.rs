@@ -367,6 +367,9 @@ fn fingerprint(config: &Config, place: &Place, files: &[PathBuf]) -> Result<Stri
     if place.dtype == Dtype::Int8 && place.path.is_some_and(|path| path.int8_by_16()) {
         all.update(b"by 16");
     }
+    if place.dtype != Dtype::F32 && place.path.is_some_and(|path| path.rounds_to_bf16()) {
+        all.update(b"rounded to bf16");
+    }
     all.update(&[u8::from(config.thinking)]);
     for file in files {
         all.update(file_hash(file)?.as_bytes());

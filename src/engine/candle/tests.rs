@@ -16,21 +16,24 @@ fn cache() -> PathBuf {
 
 fn engine() -> &'static Candle {
     static ENGINE: OnceLock<Candle> = OnceLock::new();
-    ENGINE.get_or_init(|| {
-        let model = cache().join("models/SmolLM2-135M-Instruct.Q4_1.gguf");
-        assert!(
-            model.exists(),
-            "the model is missing: run scripts/fetch-model.sh"
-        );
-        let adapter = Path::new(env!("CARGO_MANIFEST_DIR")).join("adapters/movielens");
-        Candle::open(&Config {
-            model,
-            adapter: Some(adapter),
-            context_tokens: Some(2048),
-            ..Config::default()
-        })
-        .unwrap()
+    ENGINE.get_or_init(|| open(true))
+}
+
+fn open(drafts: bool) -> Candle {
+    let model = cache().join("models/SmolLM2-135M-Instruct.Q4_1.gguf");
+    assert!(
+        model.exists(),
+        "the model is missing: run scripts/fetch-model.sh"
+    );
+    let adapter = Path::new(env!("CARGO_MANIFEST_DIR")).join("adapters/movielens");
+    Candle::open(&Config {
+        model,
+        adapter: Some(adapter),
+        context_tokens: Some(2048),
+        drafts,
+        ..Config::default()
     })
+    .unwrap()
 }
 
 #[test]
@@ -64,7 +67,10 @@ fn request(user: &str) -> Request {
 }
 
 fn answer(request: Request) -> Output {
-    let engine = engine();
+    answer_of(engine(), request)
+}
+
+fn answer_of(engine: &Candle, request: Request) -> Output {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
@@ -94,6 +100,23 @@ fn the_real_model_writes_a_profile_in_the_adapters_form_and_the_same_one_twice()
         engine().prepare(request(EVENTS)).unwrap().key,
         engine().prepare(request(EVENTS)).unwrap().key
     );
+}
+
+#[test]
+fn the_real_model_writes_the_same_with_and_without_drafts() {
+    let without = open(false);
+    let first = answer(request(EVENTS)).text;
+    // The second profile repeats most of the first.
+    let again = || Request {
+        previous: first.clone(),
+        ..request(&format!(
+            "Profile so far: {first}\nSince then:\n- loved The Fugitive (1993; action, thriller)"
+        ))
+    };
+    let drafted = answer(again());
+    let plain = answer_of(&without, again());
+    assert_eq!((drafted.text, drafted.finish), (plain.text, plain.finish));
+    assert_eq!(answer_of(&without, request(EVENTS)).text, first);
 }
 
 #[test]

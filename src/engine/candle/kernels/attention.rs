@@ -4,7 +4,7 @@ use super::line::copy;
 use super::{COLUMNS, Cache, Heads, Line, MOST_ROWS, POSITIONS, Path, Pool, Shared, Softmax, Tile};
 
 /// Most values in a head.
-const MOST_DIM: usize = 256;
+pub(super) const MOST_DIM: usize = 256;
 
 /// Why a step cannot be attended.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -217,10 +217,16 @@ impl Attention {
                 store_row(path, heads, inputs, row, head, |part| match part {
                     Part::Query(member, values) => {
                         let query = row * heads.group() + member;
-                        for (block, values) in values.chunks(16).enumerate() {
+                        for block in 0..heads.tiles() * 2 {
+                            let end = |block: usize| (block * 16).min(values.len());
+                            let values = &values[end(block)..end(block + 1)];
                             let at = (head * heads.tiles() * 2 + block) * stride + query;
                             // SAFETY: this line is this row's and head's, and so this task's.
                             let line = &mut unsafe { queries.part(at, 1) }[0];
+                            if values.len() < 16 {
+                                // The keys are 0 there, but what another step left may be NaN.
+                                *line = Line::ZERO;
+                            }
                             copy::<16>(&mut line.floats_mut()[..values.len()], values);
                         }
                     }

@@ -82,7 +82,7 @@ impl Path for Avx2 {
         // SAFETY: as in `f32`; the scales reach as far as the lines, and with `vnni` the processor has AVX-VNNI.
         unsafe {
             if self.vnni {
-                by_rows!(tile.rows, bytes_vnni(&tile, scales); 1 2 3 4);
+                by_rows!(tile.rows, bytes_vnni(&tile, scales); 1 2 3);
             } else {
                 by_rows!(tile.rows, by_16[true](&tile, scales); 1 2 3 4 5 6);
             }
@@ -322,8 +322,10 @@ unsafe fn by_16<const M: usize, const BYTES: bool>(tile: &Raw, scales: &Scales<'
 /// `tile` must be of `M` rows, of bytes, and `scales` as long as it needs.
 #[target_feature(enable = "avx2,fma,avxvnni")]
 unsafe fn bytes_vnni<const M: usize>(tile: &Raw, scales: &Scales<'_>) {
+    let mut ahead = tile.ahead(2 * tile.blocks);
     for half in 0..2 {
         for block in 0..tile.blocks {
+            ahead.ask();
             // SAFETY: every line read is one that `Raw::with_scales` has found to be there, and so are the scales.
             unsafe {
                 let mut b = tile

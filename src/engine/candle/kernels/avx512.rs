@@ -173,8 +173,10 @@ unsafe fn single<const M: usize>(tile: &Raw) {
     // SAFETY: every line read is one that `Raw::new` has found to be there.
     unsafe {
         let mut sums = load::<M>(tile.c);
+        let mut ahead = tile.ahead(tile.blocks);
         let mut b = tile.b.cast::<f32>();
         for block in 0..tile.blocks {
+            ahead.ask();
             let a = tile.a.add(block * tile.stride).cast::<f32>();
             for word in 0..16 {
                 let b0 = _mm512_load_ps(b);
@@ -229,9 +231,11 @@ unsafe fn widened<const M: usize>(tile: &Raw) {
     // SAFETY: every line read is one that `Raw::new` has found to be there.
     unsafe {
         let mut sums = load::<M>(tile.c);
+        let mut ahead = tile.ahead(tile.blocks);
         let mut b = tile.b.cast::<__m512i>();
         let high = _mm512_set1_epi32(0xffff_0000u32.cast_signed());
         for block in 0..tile.blocks {
+            ahead.ask();
             let a = tile.a.add(block * tile.stride).cast::<f32>();
             for word in 0..8 {
                 let (pairs0, pairs1) = (_mm512_load_si512(b), _mm512_load_si512(b.add(1)));
@@ -265,8 +269,10 @@ unsafe fn pairs<const M: usize>(tile: &Raw) {
     // SAFETY: every line read is one that `Raw::new` has found to be there; __m512bh is 512 bits like __m512i.
     unsafe {
         let mut sums = load::<M>(tile.c);
+        let mut ahead = tile.ahead(tile.blocks);
         let mut b = tile.b.cast::<__m512i>();
         for block in 0..tile.blocks {
+            ahead.ask();
             let a = tile.a.add(block * tile.stride).cast::<i32>();
             for word in 0..16 {
                 let b0: __m512bh = std::mem::transmute(_mm512_load_si512(b));
@@ -293,10 +299,12 @@ unsafe fn pairs<const M: usize>(tile: &Raw) {
 /// `tile` must be of `M` rows, of bytes, and `scales` as long as it needs.
 #[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
 unsafe fn bytes<const M: usize>(tile: &Raw, scales: &Scales<'_>) {
-    // SAFETY: every line read is one that `Raw::new` has found to be there, and so are the scales (`Avx512::int8`).
+    // SAFETY: every line read is one that `Raw::with_scales` has found to be there, and so are the scales.
     unsafe {
+        let mut ahead = tile.ahead(tile.blocks);
         let mut b = tile.b.cast::<__m512i>();
         for block in 0..tile.blocks {
+            ahead.ask();
             let a = tile.a.add(block * tile.stride).cast::<i32>();
             let mut sums = [[_mm512_setzero_si512(); 2]; M];
             let offsets = scales.offsets.as_ptr().add(block * tile.stride);
@@ -306,7 +314,7 @@ unsafe fn bytes<const M: usize>(tile: &Raw, scales: &Scales<'_>) {
             for word in 0..16 {
                 let b0 = _mm512_load_si512(b);
                 let b1 = _mm512_load_si512(b.add(1));
-                // The next weights but one block, mostly from main memory: without this the products wait for them.
+                // The next weights but one block, mostly from main memory: of a thread's first panel, which nobody asked for.
                 _mm_prefetch::<_MM_HINT_T0>(b.wrapping_add(AHEAD).cast());
                 _mm_prefetch::<_MM_HINT_T0>(b.wrapping_add(AHEAD + 1).cast());
                 b = b.add(2);

@@ -1,5 +1,6 @@
 //! The keys and values of all sequences, in blocks of positions.
 
+use super::attention::MOST_DIM;
 use super::{COLUMNS, Line, NoMemory, Path, Shared, Slab};
 
 /// Positions in a block.
@@ -155,8 +156,9 @@ pub(crate) struct Writing<'a> {
 impl Writing<'_> {
     /// Writes a head's keys and values at one position of a block.
     ///
-    /// The first position makes all values of the block finite, so that what a former owner left behind (perhaps NaN)
-    /// counts nothing: its weight will be 0.
+    /// The values in a cache are always finite: what a former owner or a rejected draft left behind a sequence's last
+    /// position has the weight 0, and 0 times NaN would be NaN. Where they are not, the keys tell it: whoever attends to
+    /// the position gets NaN by its score, and nobody else does, since scores that do not count are never looked at.
     ///
     /// # Safety
     /// No other thread may write to the same head of the same block at the same time.
@@ -171,14 +173,19 @@ impl Writing<'_> {
         let (block, position) = place;
         assert!(position < POSITIONS && head < self.heads.kv);
         assert!(keys.len() == self.heads.dim && values.len() == self.heads.dim);
+        let sound = values.iter().fold(true, |sound, v| sound & v.is_finite());
+        let (keys, values) = if sound {
+            (keys, values)
+        } else {
+            (
+                &[f32::NAN; MOST_DIM][..keys.len()],
+                &[0.0; MOST_DIM][..values.len()],
+            )
+        };
         let at = (block * self.heads.kv + head) * self.size;
         // SAFETY: these lines are this head's in this block, which the caller has for itself.
         let lines = unsafe { self.lines.part(at, self.size) };
         let (key_lines, value_lines) = lines.split_at_mut(self.size / 2);
-        if position == 0 {
-            key_lines.fill(Line::ZERO);
-            value_lines.fill(Line::ZERO);
-        }
         if self.halves {
             let mut narrow = [0; COLUMNS];
             for (tile, keys) in keys.chunks(COLUMNS).enumerate() {

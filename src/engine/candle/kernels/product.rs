@@ -155,7 +155,8 @@ impl Matrix {
     }
 
     /// A panel's lines, in as many parts as there are tiles in a panel of `tiles` tiles of rows: they come from main memory,
-    /// and a thread that asks for them while it is at the panel before does not wait for them.
+    /// and a thread that asks for them while it is at the panel before does not wait for them. Threads take panels as they come
+    /// ([`Pool::run`]); while they are equally fast, each has the panel that is as many further as there are threads.
     fn ahead(&self, panel: Option<usize>, tiles: usize) -> Chunks<'_, Line> {
         let blocks = self.k.div_ceil(SCALED);
         let size = blocks * self.format.block_lines();

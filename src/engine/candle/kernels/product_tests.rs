@@ -64,14 +64,13 @@ fn turning_spreads_values_as_the_hadamard_matrix_does() {
         let x: [f32; SCALED] = std::array::from_fn(|_| random.normal());
         let mut found = x;
         path.hadamard(&mut found);
-        let mut wanted = turned(&x);
-        let mut found = found.map(f64::from).to_vec();
-        // In whatever order: both sides of a product have the same.
-        wanted.sort_by(f64::total_cmp);
-        found.sort_by(f64::total_cmp);
-        for (wanted, found) in wanted.iter().zip(&found) {
-            assert!((wanted - found).abs() < 1e-5, "{}", path.name());
+        for (wanted, &found) in turned(&x).iter().zip(&found) {
+            assert!((wanted - f64::from(found)).abs() < 1e-5, "{}", path.name());
         }
+        // The same sums in the same order, bit by bit.
+        let mut plain = x;
+        super::super::lanes::hadamard(&mut plain);
+        assert!(found == plain, "{}", path.name());
         // One that stands out is the same everywhere.
         let mut one = [0.0; SCALED];
         one[17] = 8.0;
@@ -204,10 +203,16 @@ fn products_of_extreme_values_are_right_on_every_path() {
                 }
             }
         }
-        // All bytes at their ends: sums as large as they get, and signs of every kind.
+        // All whole numbers at their ends: sums as large as they get, and signs of every kind. What is turned is the same
+        // everywhere where there was one value in a block.
+        let one = |of: f32, rows: usize| -> Vec<f32> {
+            let row = (0..k).map(|i| if i % SCALED == 0 { of } else { 0.0 });
+            row.collect::<Vec<_>>().repeat(rows)
+        };
         for (a, b) in [(1.0, 1.0), (1.0, -1.0), (-1.0, 1.0), (-1.0, -1.0)] {
             for format in FORMATS {
                 check(path, &pool, format, &vec![a; 2 * k], &vec![b; 33 * k], k);
+                check(path, &pool, format, &one(a, 2), &one(b, 33), k);
             }
         }
         // One value outshines the 63 beside it.

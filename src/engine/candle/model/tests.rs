@@ -15,9 +15,10 @@ const BLOCKS: usize = 24;
 /// How far from the reference 16 bits may be.
 const HALVES: f32 = 0.1;
 
-/// Both implementations of the operations on the same small model, candle's also in the number format that a GPU takes.
+/// Both implementations of the operations on the same small model: the kernels on every path that the processor has, the
+/// best one first; candle's also in the number format that a GPU takes.
 struct Both {
-    cpu: Model<Cpu>,
+    cpus: Vec<(&'static str, Model<Cpu>)>,
     tensors: Model<TensorCompute>,
     halves: Model<TensorCompute>,
     made: Made,
@@ -27,7 +28,14 @@ impl Both {
     fn new(spec: Spec) -> Self {
         let mut made = Made::new(spec, 11);
         let spec = made.spec.clone();
-        let cpu = Cpu::new(paths()[0], &spec, Format::F32, BLOCKS, 512, 2).unwrap();
+        let mut cpus = Vec::new();
+        for path in paths() {
+            let cpu = Cpu::new(path, &spec, Format::F32, BLOCKS, 512, 2).unwrap();
+            cpus.push((
+                path.name(),
+                Model::new(cpu, &spec, &mut made.tensors).unwrap(),
+            ));
+        }
         let mut tensors = |dtype| {
             let compute =
                 TensorCompute::new(&spec, &Device::Cpu, dtype, BLOCKS, spec.context).unwrap();
@@ -36,7 +44,7 @@ impl Both {
         Self {
             tensors: tensors(DType::F32),
             halves: tensors(DType::BF16),
-            cpu: Model::new(cpu, &spec, &mut made.tensors).unwrap(),
+            cpus,
             made,
         }
     }
@@ -61,15 +69,19 @@ impl Both {
                 blocks: sequence.blocks.clone(),
             });
         }
-        let cpu = self.cpu.step(&step).unwrap();
         let tensors = self.tensors.step(&step).unwrap();
         let halves = self.halves.step(&step).unwrap();
-        for answers in [&cpu, &tensors, &halves] {
+        let mut exact = vec![("tensors", tensors)];
+        for (name, cpu) in &mut self.cpus {
+            exact.push((name, cpu.step(&step).unwrap()));
+        }
+        for (_, answers) in &exact {
             assert_eq!(answers.len(), asked.len());
         }
+        assert_eq!(halves.len(), asked.len());
         for (index, (tokens, at)) in asked.iter().enumerate() {
             let wanted = made::logits(&self.made.spec, &mut self.made.tensors, tokens);
-            for (name, answers) in [("cpu", &cpu), ("tensors", &tensors)] {
+            for (name, answers) in &exact {
                 close(
                     &wanted,
                     logits(&answers[index]),
@@ -82,7 +94,9 @@ impl Both {
     }
 
     fn copy_block(&mut self, from: u32, to: u32) {
-        self.cpu.copy_block(from, to).unwrap();
+        for (_, cpu) in &mut self.cpus {
+            cpu.copy_block(from, to).unwrap();
+        }
         self.tensors.copy_block(from, to).unwrap();
         self.halves.copy_block(from, to).unwrap();
     }
@@ -148,6 +162,17 @@ fn specs() -> Vec<Spec> {
             kv_heads: 4,
             ..llama.clone()
         },
+        // SmolLM2's and Llama 3's heads, and such that fill no line.
+        Spec {
+            hidden: 256,
+            head_dim: 64,
+            ..llama.clone()
+        },
+        Spec {
+            hidden: 96,
+            head_dim: 24,
+            ..llama.clone()
+        },
         Spec {
             kv_heads: 1,
             rope_theta: 500_000.0,
@@ -160,6 +185,11 @@ fn specs() -> Vec<Spec> {
             ..llama
         },
         qwen3.clone(),
+        // Qwen3-8B's heads.
+        Spec {
+            head_dim: 128,
+            ..qwen3.clone()
+        },
         Spec {
             tied: false,
             kv_heads: 1,
@@ -260,8 +290,9 @@ fn the_likeliest_token_is_the_first_of_the_highest_logits() {
         }],
         wanted: [3, 19].map(|row| Wanted { row, logits }).to_vec(),
     };
-    let all = both.cpu.step(&step(true)).unwrap();
-    let likeliest = both.cpu.step(&step(false)).unwrap();
+    let cpu = &mut both.cpus[0].1;
+    let all = cpu.step(&step(true)).unwrap();
+    let likeliest = cpu.step(&step(false)).unwrap();
     let tensors = both.tensors.step(&step(false)).unwrap();
     for (all, likeliest) in all.iter().zip(&likeliest) {
         let (Answer::Logits(logits), Answer::Likeliest(token)) = (all, likeliest) else {
@@ -288,7 +319,9 @@ fn a_position_without_a_block_or_beyond_the_context_and_a_token_beyond_the_vocab
     };
     const { assert!(40 > BLOCK) };
     let mut refused = |step: &Step| {
-        assert!(both.cpu.step(step).is_err());
+        for (name, cpu) in &mut both.cpus {
+            assert!(cpu.step(step).is_err(), "{name}");
+        }
         assert!(both.tensors.step(step).is_err());
     };
     refused(&step);

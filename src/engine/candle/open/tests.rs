@@ -216,4 +216,22 @@ fn each_kind_of_what_computes_has_a_fingerprint_of_its_own() {
     assert_ne!(candle, cuda);
     assert_ne!(cpu, of(Device::Cpu, Some(path), Dtype::Bf16));
     assert_eq!(cuda, of(Device::Cuda(1), None, Dtype::F32));
+    // Processors whose products round otherwise give other answers.
+    for one in kernels::paths() {
+        for other in kernels::paths() {
+            for (dtype, same) in [
+                (Dtype::F32, true),
+                (Dtype::Bf16, one.rounds_to_bf16() == other.rounds_to_bf16()),
+                (
+                    Dtype::Int8,
+                    (one.rounds_to_bf16(), one.int8_by_16())
+                        == (other.rounds_to_bf16(), other.int8_by_16()),
+                ),
+            ] {
+                let prints = [one, other].map(|path| of(Device::Cpu, Some(path), dtype));
+                let names = (one.name(), other.name());
+                assert_eq!(prints[0] == prints[1], same, "{names:?} {dtype:?}");
+            }
+        }
+    }
 }

@@ -20,25 +20,34 @@ fn loaded() -> Loaded {
     .unwrap()
 }
 
-/// Tokens from `start` on into these blocks; the logits behind the last of them.
-fn logits(model: &mut Model<Cpu>, tokens: &[u32], start: usize, blocks: &[u32]) -> Vec<f32> {
-    let rows = tokens.len();
-    let step = Step {
-        tokens: tokens.to_vec(),
-        spans: vec![Span {
-            rows,
+/// Tokens, the first one's position, and the blocks they go to.
+type Part<'a> = (&'a [u32], usize, &'a [u32]);
+
+/// All of it in one step; the logits behind the last token of each.
+fn ragged(model: &mut Model<Cpu>, parts: &[Part<'_>]) -> Vec<Vec<f32>> {
+    let mut step = Step::default();
+    for &(tokens, start, blocks) in parts {
+        step.tokens.extend(tokens);
+        step.spans.push(Span {
+            rows: tokens.len(),
             start,
             blocks: blocks.to_vec(),
-        }],
-        wanted: vec![Row {
-            row: rows - 1,
+        });
+        step.wanted.push(Row {
+            row: step.tokens.len() - 1,
             logits: true,
-        }],
-    };
-    match model.step(&step).unwrap().remove(0) {
+        });
+    }
+    let answers = model.step(&step).unwrap().into_iter();
+    let logits = answers.map(|answer| match answer {
         Answer::Logits(logits) => logits,
         Answer::Likeliest(_) => panic!("no logits"),
-    }
+    });
+    logits.collect()
+}
+
+fn logits(model: &mut Model<Cpu>, tokens: &[u32], start: usize, blocks: &[u32]) -> Vec<f32> {
+    ragged(model, &[(tokens, start, blocks)]).remove(0)
 }
 
 fn close(wanted: &[f32], found: &[f32], what: &str) {
@@ -49,7 +58,7 @@ fn close(wanted: &[f32], found: &[f32], what: &str) {
 }
 
 #[test]
-fn the_real_models_logits_are_candle_transformers_whole_in_chunks_and_behind_a_shared_prefix() {
+fn the_real_models_logits_are_candle_transformers_however_its_tokens_come() {
     let Loaded {
         spec,
         mut tensors,
@@ -58,34 +67,64 @@ fn the_real_models_logits_are_candle_transformers_whole_in_chunks_and_behind_a_s
     } = loaded();
     let mut prompt = chat.encode(SYSTEM, EVENTS).unwrap();
     let n = prompt.len();
-    assert!((100..256).contains(&n), "{n}");
+    assert!((100..250).contains(&n), "{n}");
     // The prompt, and one token behind it.
     prompt.push(chat.text_ids("Likes").unwrap()[0]);
-    let (behind, after) = {
+    let mut expected = |parts: &[std::ops::Range<usize>]| -> Vec<Vec<f32>> {
         let mut reference = Reference::new(&spec, tensors.as_mut(), 256).unwrap();
-        let mut forward = |tokens: &[u32], position| {
-            let tokens = Tensor::new(tokens, &On::Cpu).unwrap().unsqueeze(0).unwrap();
-            let logits = reference.forward(&tokens, position).unwrap();
+        let forward = |part: &std::ops::Range<usize>| {
+            let tokens = Tensor::new(&prompt[part.clone()], &On::Cpu).unwrap();
+            let tokens = tokens.unsqueeze(0).unwrap();
+            let logits = reference.forward(&tokens, part.start).unwrap();
             logits.to_vec1::<f32>().unwrap()
         };
-        (forward(&prompt[..n], 0), forward(&prompt[n..], n))
+        parts.iter().map(forward).collect()
     };
+    let late = expected(&[0..n, n..n + 1]);
+    let early = expected(&[0..50]);
     let mut tensors = loaded().tensors;
-    let compute = Cpu::new(paths()[0], &spec, Format::F32, 32, 256, 2).unwrap();
-    let mut model = Model::new(compute, &spec, tensors.as_mut()).unwrap();
+    // The plain loops would take minutes.
+    for path in paths().into_iter().filter(|path| path.name() != "portable") {
+        let compute = Cpu::new(path, &spec, Format::F32, 40, 512, 2).unwrap();
+        let mut model = Model::new(compute, &spec, tensors.as_mut()).unwrap();
+        check(&mut model, &prompt, [&late[0], &late[1], &early[0]]);
+    }
+}
+
+/// The logits behind the prompt but its last token, behind all of it, and behind its first fifty tokens are these.
+fn check(model: &mut Model<Cpu>, prompt: &[u32], [behind, after, early]: [&[f32]; 3]) {
+    let n = prompt.len() - 1;
     let blocks: Vec<u32> = (0..8).rev().collect();
-    let whole = logits(&mut model, &prompt[..n], 0, &blocks);
-    close(&behind, &whole, "whole");
-    let next = logits(&mut model, &prompt[n..], n, &blocks);
-    close(&after, &next, "the token behind it");
+    let whole = logits(model, &prompt[..n], 0, &blocks);
+    close(behind, &whole, "whole");
+    let next = logits(model, &prompt[n..], n, &blocks);
+    close(after, &next, "the token behind it");
     let chunks: Vec<u32> = (8..16).collect();
-    logits(&mut model, &prompt[..40], 0, &chunks);
-    logits(&mut model, &prompt[40..41], 40, &chunks);
-    let last = logits(&mut model, &prompt[41..n], 41, &chunks);
-    close(&behind, &last, "in chunks");
+    logits(model, &prompt[..40], 0, &chunks);
+    logits(model, &prompt[40..41], 40, &chunks);
+    let last = logits(model, &prompt[41..n], 41, &chunks);
+    close(behind, &last, "in chunks");
     // Two whole blocks are shared with the first, the third is copied in its middle.
     model.copy_block(blocks[2], 16).unwrap();
     let shared: Vec<u32> = blocks[..2].iter().copied().chain(16..22).collect();
-    let last = logits(&mut model, &prompt[75..n], 75, &shared);
-    close(&behind, &last, "behind a shared prefix");
+    let last = logits(model, &prompt[75..n], 75, &shared);
+    close(behind, &last, "behind a shared prefix");
+    // A draft that is rejected: others' tokens at the places that come next, then the right one.
+    logits(model, &[prompt[0], prompt[1], prompt[2]], n, &shared);
+    let next = logits(model, &prompt[n..], n, &shared);
+    close(after, &next, "behind a rejected draft");
+    // A whole prompt, the beginning of one, a chunk behind a prefix and a single token, side by side.
+    let (whole, part): (Vec<u32>, Vec<u32>) = ((23..31).collect(), (31..33).collect());
+    let found = ragged(
+        model,
+        &[
+            (&prompt[..n], 0, &whole),
+            (&prompt[..50], 0, &part),
+            (&prompt[75..n], 75, &shared),
+            (&prompt[n..], n, &blocks),
+        ],
+    );
+    for (found, wanted) in found.iter().zip([behind, early, behind, after]) {
+        close(wanted, found, "in a ragged batch");
+    }
 }
