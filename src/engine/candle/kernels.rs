@@ -77,9 +77,9 @@ pub(crate) struct Tile<'a> {
     pub stride: usize,
     /// The weights.
     pub b: &'a [Line],
-    /// The sums, `[rows, 32]`, added to.
+    /// The sums, `[rows, 32]`, added to; for integers whole lines.
     pub c: &'a mut [f32],
-    /// Lines that will be needed soon: to be asked for while the tile computes, as far as that pays.
+    /// Lines that will be needed soon: the paths of vector instructions ask for them while they compute the tile.
     pub ahead: &'a [Line],
 }
 
@@ -108,7 +108,8 @@ pub(crate) trait Path: Send + Sync {
         false
     }
 
-    /// Rows of a step up to which its time goes into reading the weights rather than into products.
+    /// Rows of a step up to which drafts of little hope are worth it: about where its time begins to go into products rather than
+    /// into reading the weights. See `draft::Policy`.
     fn knee_rows(&self) -> usize {
         32
     }

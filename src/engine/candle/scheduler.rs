@@ -264,9 +264,12 @@ impl Scheduler {
             self.counters.chosen += chosen.len() as u64;
             sequence.learn(&mut self.experience, &chosen);
         }
-        let computed = sequence.computed;
-        self.blocks
-            .publish(&mut sequence.table, &sequence.tokens, computed);
+        // What a failed request computed may be no numbers: nobody shall find it.
+        if !matches!(end, Some(Err(_))) {
+            let computed = sequence.computed;
+            self.blocks
+                .publish(&mut sequence.table, &sequence.tokens, computed);
+        }
         let Some(end) = end else {
             let known = sequence.tokens.len();
             self.blocks.truncate(&mut sequence.table, known);

@@ -146,9 +146,15 @@ impl TensorCompute {
             .contiguous()?
             .reshape((n * kv_heads, length, head_dim))?;
         let scale = 1.0 / (head_dim as f64).sqrt();
-        let scores = (queries.matmul(&keys)? * scale)?
-            .reshape((n, heads, rows, length))?
-            .broadcast_add(&group.mask)?;
+        let scores = (queries.matmul(&keys)? * scale)?.reshape((n, heads, rows, length))?;
+        // Not by adding: NaN at a position that a row may not look at is none of its business.
+        let nothing = Tensor::full(f32::NEG_INFINITY, (), &self.device)?
+            .to_dtype(self.dtype)?
+            .broadcast_as(scores.shape())?;
+        let scores = group
+            .mask
+            .broadcast_as(scores.shape())?
+            .where_cond(&scores, &nothing)?;
         let weights =
             ops::softmax_last_dim(&scores)?.reshape((n * kv_heads, shared * rows, length))?;
         weights
@@ -158,6 +164,22 @@ impl TensorCompute {
             .contiguous()?
             .reshape((n * rows, heads * head_dim))
     }
+}
+
+/// Keys and values `[T, heads · head_dim]` as the cache takes them: values that are not finite as 0 and their head's keys as NaN.
+/// What a row may not look at has the weight 0, and 0 times NaN would be NaN; those that may look get NaN by their scores.
+fn sound(keys: Tensor, values: Tensor, (heads, dim): (usize, usize)) -> Result<(Tensor, Tensor)> {
+    // 0, or NaN where a value is not finite.
+    let nothing = (&values * 0.0)?;
+    let lost = nothing.reshape(((), heads, dim))?.sum_keepdim(2)?;
+    let keys = keys
+        .reshape(((), heads, dim))?
+        .broadcast_add(&lost)?
+        .reshape(keys.shape())?;
+    let values = nothing
+        .eq(&nothing)?
+        .where_cond(&values, &values.zeros_like()?)?;
+    Ok((keys, values))
 }
 
 impl Compute for TensorCompute {
@@ -191,7 +213,7 @@ impl Compute for TensorCompute {
             .unsqueeze(1)?
             .broadcast_as((rows, width))?
             .contiguous()?;
-        let (groups, order) = groups::of(step, &self.device, self.dtype)?;
+        let (groups, order) = groups::of(step, &self.device)?;
         self.step = Taken {
             cosines: self.cosines.index_select(&positions, 0)?,
             sines: self.sines.index_select(&positions, 0)?,
@@ -237,6 +259,7 @@ impl Compute for TensorCompute {
         let queries = self.turned(&part(0, heads)?, heads, norms.map(|n| n.0))?;
         let keys = self.turned(&part(heads, kv_heads)?, kv_heads, norms.map(|n| n.1))?;
         let values = part(heads + kv_heads, kv_heads)?;
+        let (keys, values) = sound(keys, values, (kv_heads, head_dim))?;
         let (cached_keys, cached_values) = &self.cache[layer];
         cached_keys.scatter_set(&self.step.slots, &keys, 0)?;
         cached_values.scatter_set(&self.step.slots, &values, 0)?;

@@ -343,6 +343,43 @@ fn values_that_are_no_numbers_end_in_no_numbers_and_only_in_their_sequence() {
 }
 
 #[test]
+fn values_in_a_cache_are_finite_whatever_was_written() {
+    let heads = Heads {
+        queries: 2,
+        kv: 1,
+        dim: 40,
+    };
+    for path in paths() {
+        for halves in [false, true] {
+            let mut cache = Cache::new(heads, 1, 1, halves).unwrap();
+            for (position, bad) in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY, 1e30, -7e4]
+                .into_iter()
+                .enumerate()
+            {
+                let mut values = [1.0; 40];
+                values[position * 7] = bad;
+                // SAFETY: one thread.
+                unsafe {
+                    cache
+                        .writing(0)
+                        .write(path, (0, position), 0, &[1.0; 40], &values)
+                };
+            }
+            for tile in 0..heads.tiles() {
+                for line in cache.values(0, 0, 0, tile) {
+                    let finite = if halves {
+                        line.halves().iter().all(|&v| half::f16_to(v).is_finite())
+                    } else {
+                        line.floats().iter().all(|v| v.is_finite())
+                    };
+                    assert!(finite, "{} {halves}", path.name());
+                }
+            }
+        }
+    }
+}
+
+#[test]
 fn no_numbers_of_one_step_do_not_reach_another_sequence_in_a_later_one() {
     let lengths = [11, 23];
     for path in paths() {
@@ -365,25 +402,24 @@ fn no_numbers_of_one_step_do_not_reach_another_sequence_in_a_later_one() {
 
 #[test]
 fn values_that_are_no_numbers_make_whoever_attends_to_them_no_number() {
-    let lengths = [40];
+    let lengths = [70];
     let heads = Heads {
         queries: 2,
         kv: 1,
         dim: 16,
     };
+    let width = heads.width();
     for path in paths() {
         for halves in [false, true] {
-            let mut case = Case::new(heads, halves, false, &lengths, &mut Random::new(12));
-            // Of position 10 the values alone, behind the queries and the keys.
-            let width = heads.width();
-            case.sequences[0].0[10 * width + 48..11 * width].fill(f32::NAN);
-            let found = case.run(path, 2, &at_once(&lengths), 0.0);
-            for (row, out) in found[0].chunks(32).enumerate() {
-                assert!(
-                    out.iter().all(|v| v.is_nan() == (row >= 10)),
-                    "{}",
-                    path.name()
-                );
+            for bad in 0..lengths[0] {
+                let mut case = Case::new(heads, halves, false, &lengths, &mut Random::new(12));
+                // Of one position the values alone, behind the queries and the keys.
+                case.sequences[0].0[bad * width + 48..(bad + 1) * width].fill(f32::NAN);
+                let found = case.run(path, 1, &at_once(&lengths), 0.0);
+                for (row, out) in found[0].chunks(32).enumerate() {
+                    let as_it_should = out.iter().all(|v| v.is_nan() == (row >= bad));
+                    assert!(as_it_should, "{} {bad} {row}", path.name());
+                }
             }
         }
     }

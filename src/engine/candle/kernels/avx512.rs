@@ -314,7 +314,7 @@ unsafe fn bytes<const M: usize>(tile: &Raw, scales: &Scales<'_>) {
             for word in 0..16 {
                 let b0 = _mm512_load_si512(b);
                 let b1 = _mm512_load_si512(b.add(1));
-                // The next weights but one block, mostly from main memory: of a thread's first panel, which nobody asked for.
+                // The next weights but one block: a thread's first panel was not asked for in the panel before.
                 _mm_prefetch::<_MM_HINT_T0>(b.wrapping_add(AHEAD).cast());
                 _mm_prefetch::<_MM_HINT_T0>(b.wrapping_add(AHEAD + 1).cast());
                 b = b.add(2);

@@ -157,8 +157,9 @@ impl Writing<'_> {
     /// Writes a head's keys and values at one position of a block.
     ///
     /// The values in a cache are always finite: what a former owner or a rejected draft left behind a sequence's last
-    /// position has the weight 0, and 0 times NaN would be NaN. Where they are not, the keys tell it: whoever attends to
-    /// the position gets NaN by its score, and nobody else does, since scores that do not count are never looked at.
+    /// position has the weight 0, and 0 times NaN would be NaN. Values that are not finite are written as 0 and their keys as
+    /// NaN: whoever attends to the position gets NaN by its score, and nobody else does, since scores that do not count are
+    /// never looked at. (In half precision what is too large becomes the largest: [`Path::narrow`].)
     ///
     /// # Safety
     /// No other thread may write to the same head of the same block at the same time.

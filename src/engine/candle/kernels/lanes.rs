@@ -269,20 +269,21 @@ fn softmax_row(
         half /= 2;
     }
     let largest = larger(high[0], *high_score);
-    if largest == f32::NEG_INFINITY {
-        // Nothing counts so far. (Or nothing but minus infinity: then the sum stays 0, and the row becomes NaN.)
-        *weights[0] = [0.0; LANES];
-        *weights[1] = [0.0; LANES];
-        return 1.0;
-    }
+    // Where nothing counts so far, the shift is 0 and all weights are 0, as exp(-inf) is, but NaN's: it may not be seen in
+    // the largest. (If minus infinity is all there ever is, the sum stays 0 and the row becomes NaN.)
+    let shift = if largest == f32::NEG_INFINITY {
+        0.0
+    } else {
+        largest
+    };
     let rescale = if largest > *high_score {
-        exp(*high_score - largest)
+        exp(*high_score - shift)
     } else {
         1.0
     };
     let mut sums = [0.0; LANES];
     for i in 0..LANES {
-        let (a, b) = (exp(masked[i] - largest), exp(masked[i + LANES] - largest));
+        let (a, b) = (exp(masked[i] - shift), exp(masked[i + LANES] - shift));
         (weights[0][i], weights[1][i]) = (a, b);
         sums[i] = a + b;
     }

@@ -64,7 +64,7 @@ impl Raw {
         }
     }
 
-    /// Checks the scales as well: blocks of so many lines of a row, and so many of weights.
+    /// Checks the scales as well: blocks of so many lines of a row, and so many of weights; and that the sums are whole lines.
     pub(crate) fn with_scales(
         tile: Tile<'_>,
         scales: &Scales<'_>,

@@ -216,7 +216,7 @@ fn each_kind_of_what_computes_has_a_fingerprint_of_its_own() {
     assert_ne!(candle, cuda);
     assert_ne!(cpu, of(Device::Cpu, Some(path), Dtype::Bf16));
     assert_eq!(cuda, of(Device::Cuda(1), None, Dtype::F32));
-    // Processors whose products round otherwise give other answers.
+    // Processors whose products round otherwise are told apart; those that differ in an exponential's last bits are not.
     for one in kernels::paths() {
         for other in kernels::paths() {
             for (dtype, same) in [

@@ -1,6 +1,6 @@
 //! Sequences of like length side by side: candle has no ragged attention, so those of one group are padded to the longest.
 
-use candle_core::{DType, Device, Result, Tensor, bail};
+use candle_core::{Device, Result, Tensor, bail};
 
 use crate::engine::candle::step::{BLOCK, Span, Step};
 
@@ -16,7 +16,7 @@ pub(super) struct Group {
     pub(super) queries: Tensor,
     /// The cache's slots, `[sequences · length]`.
     pub(super) slots: Tensor,
-    /// 0 where a row may look, else minus infinity: `[sequences, 1, rows, length]`.
+    /// 1 where a row may look, else 0: `[sequences, 1, rows, length]`.
     pub(super) mask: Tensor,
 }
 
@@ -57,7 +57,7 @@ pub(super) fn places(step: &Step) -> Result<(Vec<u32>, Vec<u32>)> {
 
 /// The groups, and where each row stands in their outputs one below the other. Spans whose rows round up to the same
 /// power of two go together, so that padding at most doubles the work.
-pub(super) fn of(step: &Step, device: &Device, dtype: DType) -> Result<(Vec<Group>, Vec<u32>)> {
+pub(super) fn of(step: &Step, device: &Device) -> Result<(Vec<Group>, Vec<u32>)> {
     let mut first_rows = Vec::with_capacity(step.spans.len());
     let mut next = 0;
     for span in &step.spans {
@@ -90,8 +90,10 @@ pub(super) fn of(step: &Step, device: &Device, dtype: DType) -> Result<(Vec<Grou
             .unwrap_or(0);
         let mut queries = vec![0; members.len() * rows];
         let mut slots = vec![0; members.len() * length];
-        let mut mask = vec![f32::NEG_INFINITY; members.len() * rows * length];
+        let mut mask = vec![0u8; members.len() * rows * length];
         for (n, &(first, span)) in members.iter().enumerate() {
+            // Padding is the sequence's own: what another one's are may be no numbers.
+            slots[n * length..(n + 1) * length].fill(slot(span, 0)?);
             for position in 0..span.start + span.rows {
                 slots[n * length + position] = slot(span, position)?;
             }
@@ -100,7 +102,7 @@ pub(super) fn of(step: &Step, device: &Device, dtype: DType) -> Result<(Vec<Grou
                 let real = row < span.rows;
                 let seen = if real { span.start + row + 1 } else { 1 };
                 let at = (n * rows + row) * length;
-                mask[at..at + seen].fill(0.0);
+                mask[at..at + seen].fill(1);
                 if real {
                     queries[n * rows + row] = first + row;
                     order[first + row] = above + n * rows + row;
@@ -114,8 +116,7 @@ pub(super) fn of(step: &Step, device: &Device, dtype: DType) -> Result<(Vec<Grou
             length,
             queries: Tensor::new(ids(&queries)?, device)?,
             slots: Tensor::new(slots, device)?,
-            mask: Tensor::from_vec(mask, (members.len(), 1, rows, length), device)?
-                .to_dtype(dtype)?,
+            mask: Tensor::from_vec(mask, (members.len(), 1, rows, length), device)?,
         });
     }
     Ok((groups, ids(&order)?))

@@ -88,3 +88,63 @@ fn what_lies_beyond_the_context_or_the_cache_is_refused_before_a_device_could_lo
     // Also where nothing is written to that block yet.
     refused(begin(0, 1, &[0, 2]));
 }
+
+/// The attention of a step's spans (start, rows, blocks), whose queries, keys and values are `at` their row.
+fn attended(
+    compute: &mut TensorCompute,
+    spans: &[(usize, usize, &[u32])],
+    at: impl Fn(usize) -> f32,
+) -> Vec<Vec<f32>> {
+    let spec = made::small();
+    let rows = spans.iter().map(|span| span.1).sum();
+    compute
+        .begin(&Step {
+            tokens: vec![1; rows],
+            spans: spans
+                .iter()
+                .map(|&(start, rows, blocks)| Span {
+                    rows,
+                    start,
+                    blocks: blocks.to_vec(),
+                })
+                .collect(),
+            wanted: Vec::new(),
+        })
+        .unwrap();
+    let width = (spec.heads + 2 * spec.kv_heads) * spec.head_dim;
+    let values = (0..rows).flat_map(|row| (0..width).map(move |i| (row, i)));
+    let values = values.map(|(row, i)| at(row) * ((i % 7) as f32 - 3.0));
+    let qkv = Tensor::from_vec(values.collect(), (rows, width), &Device::Cpu).unwrap();
+    let qkv = qkv.to_dtype(compute.dtype).unwrap();
+    let out = compute.attend(0, qkv, None).unwrap();
+    out.to_dtype(DType::F32).unwrap().to_vec2().unwrap()
+}
+
+#[test]
+fn no_numbers_reach_neither_another_sequence_nor_the_rows_before_them() {
+    for dtype in [DType::F32, DType::BF16] {
+        let new = || TensorCompute::new(&made::small(), &Device::Cpu, dtype, 4, 128).unwrap();
+        // Block 0 is the one whose places stand for none.
+        let (mut spoilt, mut clean) = (new(), new());
+        let lost = attended(&mut spoilt, &[(0, 3, &[0])], |_| f32::NAN);
+        assert!(lost.iter().flatten().all(|v| v.is_nan()), "{dtype:?}");
+        // Side by side, the second one padded.
+        let two: [(usize, usize, &[u32]); 2] = [(0, 8, &[1]), (0, 5, &[2])];
+        let wanted = attended(&mut clean, &two, |row| row as f32 / 8.0);
+        assert!(wanted.iter().flatten().all(|v| v.is_finite()));
+        assert_eq!(
+            attended(&mut spoilt, &two, |row| row as f32 / 8.0),
+            wanted,
+            "{dtype:?}"
+        );
+        // A draft whose last tokens are no numbers.
+        let wanted = attended(&mut clean, &[(0, 4, &[3])], |row| row as f32);
+        for bad in [f32::NAN, f32::INFINITY] {
+            let found = attended(&mut spoilt, &[(0, 6, &[3])], |row| {
+                if row < 4 { row as f32 } else { bad }
+            });
+            assert_eq!(found[..4], wanted, "{dtype:?} {bad}");
+            assert!(found[4..].iter().flatten().all(|v| v.is_nan()), "{bad}");
+        }
+    }
+}
