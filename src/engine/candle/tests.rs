@@ -104,8 +104,8 @@ fn the_real_model_writes_a_profile_in_the_adapters_form_and_the_same_one_twice()
 
 #[test]
 fn the_real_model_writes_the_same_with_and_without_drafts() {
-    let without = open(false);
-    let first = answer(request(EVENTS)).text;
+    let (with, without) = (open(true), open(false));
+    let first = answer_of(&with, request(EVENTS)).text;
     // The second profile repeats most of the first.
     let again = || Request {
         previous: first.clone(),
@@ -113,8 +113,10 @@ fn the_real_model_writes_the_same_with_and_without_drafts() {
             "Profile so far: {first}\nSince then:\n- loved The Fugitive (1993; action, thriller)"
         ))
     };
-    let drafted = answer(again());
+    let drafted = answer_of(&with, again());
     let plain = answer_of(&without, again());
+    assert!(with.figures().accepted > 10, "{:?}", with.figures());
+    assert_eq!(without.figures().drafted, 0);
     assert_eq!((drafted.text, drafted.finish), (plain.text, plain.finish));
     assert_eq!(answer_of(&without, request(EVENTS)).text, first);
 }
