@@ -25,6 +25,8 @@ pub(crate) struct TensorCompute {
     cache: Vec<(Tensor, Tensor)>,
     /// A falling number for each token, `[vocab]`: see [`TensorCompute::ranked`].
     falling: Tensor,
+    /// Minus infinity: the score of a position that a row may not look at.
+    no_score: Tensor,
     step: Taken,
 }
 
@@ -80,6 +82,7 @@ impl TensorCompute {
             dtype,
             cache,
             falling: Tensor::new(falling, device)?,
+            no_score: Tensor::full(f32::NEG_INFINITY, (), device)?.to_dtype(dtype)?,
             step: Taken {
                 cosines: nothing.clone(),
                 sines: nothing.clone(),
@@ -148,13 +151,10 @@ impl TensorCompute {
         let scale = 1.0 / (head_dim as f64).sqrt();
         let scores = (queries.matmul(&keys)? * scale)?.reshape((n, heads, rows, length))?;
         // Not by adding: NaN at a position that a row may not look at is none of its business.
-        let nothing = Tensor::full(f32::NEG_INFINITY, (), &self.device)?
-            .to_dtype(self.dtype)?
-            .broadcast_as(scores.shape())?;
         let scores = group
             .mask
             .broadcast_as(scores.shape())?
-            .where_cond(&scores, &nothing)?;
+            .where_cond(&scores, &self.no_score.broadcast_as(scores.shape())?)?;
         let weights =
             ops::softmax_last_dim(&scores)?.reshape((n * kv_heads, shared * rows, length))?;
         weights

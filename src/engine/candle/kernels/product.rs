@@ -73,18 +73,17 @@ impl Matrix {
         let mut sums = [[Line::ZERO; GROUP * 2]; GATED];
         let height = self.height(path, x.rows());
         let panel = |block: usize, i: usize| (i / HALF * blocks + block) * HALF + i % HALF;
-        let next = block + threads;
+        let next = Some(block + threads).filter(|&next| next < blocks);
         let mut ahead: [Chunks<'_, Line>; GATED] = std::array::from_fn(|i| {
-            let next = (next < blocks).then(|| panel(next, i));
+            let next = next.map(|next| panel(next, i));
             self.ahead(next, x.rows().div_ceil(height))
         });
         let mut row = 0;
         while row < x.rows() {
             let rows = (GROUP / height * height).min(x.rows() - row);
             for (i, sums) in sums.iter_mut().enumerate() {
-                let rows = (row, rows, height);
-                let sums = &mut sums[..rows.1 * 2];
-                self.sums(path, x, panel(block, i), rows, &mut ahead[i], sums);
+                let (part, sums) = ((row, rows, height), &mut sums[..rows * 2]);
+                self.sums(path, x, panel(block, i), part, &mut ahead[i], sums);
             }
             let sums = sums.each_ref().map(|sums| Line::floats_of(sums));
             for i in 0..rows {
