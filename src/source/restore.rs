@@ -89,12 +89,23 @@ pub fn restore<E: From<Error>>(
             watermarks(client, topic, *partition, until, cancelled)?.map_err(Error::kafka(doing()))
         };
         let (low, end) = ask(&uncommitted)?;
+        let mut tell_at = Instant::now() + UNTOLD;
         loop {
             let (_, stable) = ask(&committed)?;
             if stable >= end {
                 break;
             }
             stop_if(cancelled)?;
+            if Instant::now() > tell_at {
+                tell_at = Instant::now() + UNTOLD;
+                tracing::warn!(
+                    topic,
+                    partition,
+                    stable,
+                    end,
+                    "waiting for open transactions; one that outlasts commit.transaction_timeout hangs"
+                );
+            }
             if Instant::now() > until {
                 return Err(Error::Kafka {
                     doing: format!("waiting for open transactions on {topic}[{partition}]"),
@@ -164,6 +175,9 @@ pub fn restore<E: From<Error>>(
     }
     Ok(done)
 }
+
+/// How long it is waited for open transactions without a word, and between two words of it.
+const UNTOLD: Duration = Duration::from_secs(10);
 
 /// How long one question may take before it is looked whether the answer is still wanted.
 const SLICE: Duration = Duration::from_secs(2);

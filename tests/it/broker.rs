@@ -97,8 +97,19 @@ impl Broker {
         Self::cluster(1).remove(0)
     }
 
+    /// A lone broker that may be away for a minute before its controller believes it dead. Once that one does, every
+    /// partition is without a leader for a moment, and Kafka forgets to tell such a partition how a transaction ended
+    /// (docs/reliability.md). This one can be frozen, and not be killed: it would wait for its former life's end.
+    pub fn patient() -> Vec<Self> {
+        Self::start_all(1, Duration::from_mins(1))
+    }
+
     /// Starts so many that are one Kafka: each holds a copy of every partition, and works without any one of them.
     pub fn cluster(nodes: usize) -> Vec<Self> {
+        Self::start_all(nodes, Duration::from_secs(9))
+    }
+
+    fn start_all(nodes: usize, session: Duration) -> Vec<Self> {
         for _ in 0..5 {
             let ports = free_ports(2 * nodes);
             let (ports, controllers) = ports.split_at(nodes);
@@ -113,7 +124,7 @@ impl Broker {
                         .keep();
                     fs::write(
                         folder.join("server.properties"),
-                        properties(&folder, index, *port, controllers),
+                        properties(&folder, index, *port, controllers, session),
                     )
                     .unwrap();
                     let broker = Self {
@@ -553,7 +564,13 @@ fn free_ports(count: usize) -> Vec<u16> {
 }
 
 /// Of the node with this index, from 0.
-fn properties(folder: &Path, index: usize, port: u16, controllers: &[u16]) -> String {
+fn properties(
+    folder: &Path,
+    index: usize,
+    port: u16,
+    controllers: &[u16],
+    session: Duration,
+) -> String {
     let (node, controller, copies) = (index + 1, controllers[index], controllers.len());
     let voter = |(node, port): (usize, &u16)| format!("{node}@127.0.0.1:{port}");
     let voters: Vec<String> = (1..).zip(controllers).map(voter).collect();
@@ -568,6 +585,7 @@ controller.listener.names=CONTROLLER
 listener.security.protocol.map=PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT
 log.dirs={}
 auto.create.topics.enable=false
+broker.session.timeout.ms={}
 default.replication.factor={copies}
 min.insync.replicas={most}
 offsets.topic.replication.factor={copies}
@@ -584,7 +602,8 @@ group.consumer.min.heartbeat.interval.ms=200
 group.consumer.heartbeat.interval.ms=500
 group.consumer.session.timeout.ms=3000
 ",
-        folder.join("data").display()
+        folder.join("data").display(),
+        session.as_millis()
     )
 }
 

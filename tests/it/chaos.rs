@@ -26,14 +26,25 @@ use run::Run;
 /// Something that goes wrong.
 struct Fault {
     name: &'static str,
-    /// How many brokers of its own it wants; 0: it leaves the one that all tests share in peace.
-    brokers: usize,
+    brokers: Brokers,
     act: fn(&mut Run<'_>),
 }
 
+/// What it is done to.
+#[derive(Clone, Copy)]
+enum Brokers {
+    /// It leaves the broker that all tests share in peace.
+    Shared,
+    /// So many of its own.
+    Own(usize),
+    /// One of its own that may be away for long ([`Broker::patient`]).
+    Patient,
+}
+use Brokers::{Own, Patient, Shared};
+
 /// Every fault by its name: a test, and an entry of the list.
 macro_rules! faults {
-    ($($name:ident: $brokers:literal, $act:expr;)*) => {
+    ($($name:ident: $brokers:expr, $act:expr;)*) => {
         const FAULTS: &[Fault] = &[$(Fault {
             name: stringify!($name),
             brokers: $brokers,
@@ -51,82 +62,90 @@ macro_rules! faults {
 }
 
 faults! {
-    killed_when_a_window_has_closed: 0, |run| kills::at(run, "window_closed", 30, "");
-    killed_when_the_model_has_answered: 0, |run| kills::at(run, "model_answered", 30, "");
-    killed_when_the_transaction_has_begun: 0, |run| kills::at(run, "transaction_begun", 12, "");
-    killed_when_the_records_are_sent: 0, |run| kills::at(run, "records_sent", 12, "");
-    killed_when_the_offsets_are_sent: 0, |run| kills::at(run, "offsets_sent", 12, "");
-    killed_when_the_commit_is_requested: 0, |run| kills::at(run, "offsets_sent", 12, "=die 3ms");
-    killed_when_committed_and_before_the_view: 0, |run| kills::at(run, "committed", 12, "");
-    killed_while_the_view_is_written: 0, |run| kills::at(run, "view_begun", 12, "=die 300us");
-    killed_while_the_view_is_restored: 0, kills::in_restore;
-    killed_while_it_shuts_down: 0, kills::in_shutdown;
-    instances_join_and_leave: 0, members::join_and_leave;
-    all_instances_restart_at_once: 0, members::restart_all;
-    members_are_static: 0, members::fixed;
-    members_cooperate: 0, members::cooperative;
-    members_speak_the_new_protocol: 0, members::new_protocol;
-    an_instance_is_frozen_past_its_session: 0, members::zombie;
-    the_broker_is_killed: 1, nodes::killed;
-    the_broker_is_frozen_for_ten_seconds: 1, nodes::frozen;
-    leaders_move_among_three_brokers: 3, nodes::leaders;
-    the_coordinator_is_killed_between_offsets_and_commit: 3, nodes::coordinator;
-    the_broker_gives_a_transaction_up: 0, nodes::timed_out;
-    another_producer_takes_the_name: 0, nodes::fenced;
-    the_folder_is_deleted: 0, folders::deleted;
-    the_folder_is_cut_short: 0, folders::cut;
-    the_folder_is_full_of_noise: 0, folders::noise;
-    the_folder_is_read_only: 0, folders::read_only;
-    the_disk_is_full: 0, folders::full;
-    the_engine_panics: 0, |run| answers::faulty(run, "panic", 200);
-    the_engine_hangs: 0, |run| answers::faulty(run, "hang", 20);
-    answers_are_empty: 0, |run| answers::faulty(run, "empty", 3);
-    answers_are_over_long: 0, |run| answers::faulty(run, "long", 3);
-    answers_loop: 0, |run| answers::faulty(run, "loop", 3);
-    answers_are_cut_off: 0, |run| answers::faulty(run, "cut", 3);
-    the_engine_is_away_now_and_then: 0, |run| answers::faulty(run, "unavailable", 3);
-    the_engine_refuses_requests: 0, |run| answers::faulty(run, "rejected", 3);
-    the_server_says_429: 0, |run| remote::answers(run, remote::Answer::TooMany);
-    the_server_says_500: 0, |run| remote::answers(run, remote::Answer::Broken);
-    the_server_says_garbage: 0, |run| remote::answers(run, remote::Answer::Garbage);
-    the_server_says_nothing: 0, |run| remote::answers(run, remote::Answer::Nothing);
-    poison_by_the_thousand: 0, inputs::poison;
-    the_clock_is_set_back: 0, |run| inputs::clock(run, -3_600_000);
-    the_clock_is_set_forward: 0, |run| inputs::clock(run, 7_200_000);
-    a_partition_is_idle: 0, inputs::idle;
-    a_partition_is_an_hour_behind: 0, inputs::behind;
-    a_user_has_very_many_events: 0, inputs::hot_user;
-    very_many_users_have_one_event: 0, inputs::many_users;
-    messages_are_as_large_as_the_broker_allows: 0, inputs::largest;
-    a_summary_is_larger_than_its_topic_allows: 0, inputs::too_large_a_summary;
-    an_output_topic_is_deleted: 0, topics::deleted;
-    an_output_topic_gets_other_partitions: 0, topics::grown;
-    retention_removes_unread_input: 0, topics::removed;
+    killed_when_a_window_has_closed: Shared, |run| kills::at(run, "window_closed", 30, "");
+    killed_when_the_model_has_answered: Shared, |run| kills::at(run, "model_answered", 30, "");
+    killed_when_the_transaction_has_begun: Shared, |run| kills::at(run, "transaction_begun", 12, "");
+    killed_when_the_records_are_sent: Shared, |run| kills::at(run, "records_sent", 12, "");
+    killed_when_the_offsets_are_sent: Shared, |run| kills::at(run, "offsets_sent", 12, "");
+    killed_when_the_commit_is_requested: Shared, |run| kills::at(run, "offsets_sent", 12, "=die 3ms");
+    killed_when_committed_and_before_the_view: Shared, |run| kills::at(run, "committed", 12, "");
+    killed_while_the_view_is_written: Shared, |run| kills::at(run, "view_begun", 12, "=die 300us");
+    killed_while_the_view_is_restored: Shared, kills::in_restore;
+    killed_while_it_shuts_down: Shared, kills::in_shutdown;
+    instances_join_and_leave: Shared, members::join_and_leave;
+    all_instances_restart_at_once: Shared, members::restart_all;
+    members_are_static: Shared, members::fixed;
+    members_cooperate: Shared, members::cooperative;
+    members_speak_the_new_protocol: Shared, members::new_protocol;
+    an_instance_is_frozen_past_its_session: Shared, members::zombie;
+    the_broker_is_killed: Own(1), nodes::killed;
+    the_broker_is_frozen_for_ten_seconds: Patient, nodes::frozen;
+    a_broker_of_three_is_frozen_for_ten_seconds: Own(3), nodes::frozen;
+    leaders_move_among_three_brokers: Own(3), nodes::leaders;
+    the_coordinator_is_killed_between_offsets_and_commit: Own(3), nodes::coordinator;
+    the_broker_gives_a_transaction_up: Shared, nodes::timed_out;
+    another_producer_takes_the_name: Shared, nodes::fenced;
+    the_folder_is_deleted: Shared, folders::deleted;
+    the_folder_is_cut_short: Shared, folders::cut;
+    the_folder_is_full_of_noise: Shared, folders::noise;
+    the_folder_is_read_only: Shared, folders::read_only;
+    the_disk_is_full: Shared, folders::full;
+    the_engine_panics: Shared, |run| answers::faulty(run, "panic", 200);
+    the_engine_hangs: Shared, |run| answers::faulty(run, "hang", 20);
+    answers_are_empty: Shared, |run| answers::faulty(run, "empty", 3);
+    answers_are_over_long: Shared, |run| answers::faulty(run, "long", 3);
+    answers_loop: Shared, |run| answers::faulty(run, "loop", 3);
+    answers_are_cut_off: Shared, |run| answers::faulty(run, "cut", 3);
+    the_engine_is_away_now_and_then: Shared, |run| answers::faulty(run, "unavailable", 3);
+    the_engine_refuses_requests: Shared, |run| answers::faulty(run, "rejected", 3);
+    the_server_says_429: Shared, |run| remote::answers(run, remote::Answer::TooMany);
+    the_server_says_500: Shared, |run| remote::answers(run, remote::Answer::Broken);
+    the_server_says_garbage: Shared, |run| remote::answers(run, remote::Answer::Garbage);
+    the_server_says_nothing: Shared, |run| remote::answers(run, remote::Answer::Nothing);
+    poison_by_the_thousand: Shared, inputs::poison;
+    the_clock_is_set_back: Shared, |run| inputs::clock(run, -3_600_000);
+    the_clock_is_set_forward: Shared, |run| inputs::clock(run, 7_200_000);
+    a_partition_is_idle: Shared, inputs::idle;
+    a_partition_is_an_hour_behind: Shared, inputs::behind;
+    a_user_has_very_many_events: Shared, inputs::hot_user;
+    very_many_users_have_one_event: Shared, inputs::many_users;
+    messages_are_as_large_as_the_broker_allows: Shared, inputs::largest;
+    a_summary_is_larger_than_its_topic_allows: Shared, inputs::too_large_a_summary;
+    an_output_topic_is_deleted: Shared, topics::deleted;
+    an_output_topic_gets_other_partitions: Shared, topics::grown;
+    retention_removes_unread_input: Shared, topics::removed;
 }
 
 impl Fault {
     /// Once, with what the seed makes of it.
     fn run(&self, seed: u64) -> Report {
+        // One cluster at a time: several would starve each other on a small machine.
+        static ALONE: Mutex<()> = Mutex::new(());
+        let alone = || ALONE.lock().unwrap_or_else(PoisonError::into_inner);
         match self.brokers {
-            0 => self.on(std::slice::from_ref(broker::shared()), seed),
-            // One cluster at a time: several would starve each other on a small machine.
-            own => {
-                static ALONE: Mutex<()> = Mutex::new(());
-                let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
-                self.on(&Broker::cluster(own), seed)
+            Shared => {
+                let shared = broker::shared();
+                let (report, input) = self.on(std::slice::from_ref(shared), seed);
+                Run::tidy(shared, &input);
+                report
+            }
+            Own(count) => {
+                let _alone = alone();
+                self.on(&Broker::cluster(count), seed).0
+            }
+            Patient => {
+                let _alone = alone();
+                self.on(&Broker::patient(), seed).0
             }
         }
     }
 
-    fn on(&self, brokers: &[Broker], seed: u64) -> Report {
+    /// The account, and the input's name.
+    fn on(&self, brokers: &[Broker], seed: u64) -> (Report, String) {
         let mut run = Run::new(self.name, seed, brokers);
         let input = run.case.input.clone();
         (self.act)(&mut run);
-        let report = run.finish();
-        if self.brokers == 0 {
-            Run::tidy(&brokers[0], &input);
-        }
-        report
+        (run.finish(), input)
     }
 }
 

@@ -263,3 +263,26 @@ fn a_restore_that_the_brokers_do_not_answer_is_left_within_the_time_limit() {
     broker.kill9();
     ended_within(&mut instance, LIMIT);
 }
+
+#[test]
+fn a_restore_says_which_transaction_it_waits_for_and_works_once_it_is_over() {
+    let case = Case::new("held");
+    let broker = broker::shared();
+    assert!(case.topics().status.success());
+    let holder = broker.transactional(&unique("holder"));
+    holder.begin_transaction().unwrap();
+    let topic = case.topic("checkpoints");
+    let record = BaseRecord::to(&topic).partition(1).key("x").payload("x");
+    holder.send(record).unwrap();
+    holder.flush(DEADLINE).unwrap();
+    let _instance = case.start_with("a", &[("LIMN_STORE__RESTORE_TIMEOUT", "12s")]);
+    // A word while it waits, and the error when it has waited for long enough.
+    for line in [
+        format!("hangs topic=\"{topic}\" partition=1 stable=0 end=1"),
+        format!("waiting for open transactions on {topic}[1]: still open at offset 0 of 1"),
+    ] {
+        eventually(&line, || case.log("a").contains(&line).then_some(()));
+    }
+    holder.abort_transaction(DEADLINE).unwrap();
+    all_restored(&case, "a");
+}

@@ -37,14 +37,16 @@ pub fn killed(run: &mut Run<'_>) {
     }
 }
 
+/// For longer than a session of the group lasts.
 pub fn frozen(run: &mut Run<'_>) {
     run.load(Events::default());
     run.start("a");
     run.works();
-    run.broker().freeze();
+    let at = run.rng.usize(..run.brokers.len());
+    run.brokers[at].freeze();
     // The fault itself: nothing is waited for.
     std::thread::sleep(std::time::Duration::from_secs(10));
-    run.broker().thaw();
+    run.brokers[at].thaw();
     run.works();
 }
 
