@@ -20,7 +20,7 @@ for target in $(cargo fuzz list); do
     mkdir -p "fuzz/corpus/$target" "fuzz/seeds/$target"
     echo "fuzz: $target for $seconds s" >&2
     cargo fuzz run --sanitizer none --dev "$target" "fuzz/corpus/$target" "fuzz/seeds/$target" -- \
-        -max_total_time="$seconds" -rss_limit_mb=2048 -malloc_limit_mb=256 -verbosity=0 -print_final_stats=1 ||
+        -max_total_time="$seconds" -rss_limit_mb=2048 -verbosity=0 -print_final_stats=1 ||
         failed+=("$target")
 done
 if ((${#failed[@]} > 0)); then

@@ -223,7 +223,7 @@ impl Drop for Abandoned {
 
 fn gone() -> Error {
     Error::Broken {
-        reason: "the model's thread has ended; its message is in the log".to_owned(),
+        reason: "the model's thread has ended; its message is on standard error".to_owned(),
     }
 }
 

@@ -1,7 +1,7 @@
 //! A folder as Hugging Face keeps a model: `config.json`, tokenizer, safetensors in one file or in shards.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs::{self, File};
+use std::fs::File;
 use std::path::{Path, PathBuf};
 
 use serde_json::Value;
@@ -11,7 +11,7 @@ use super::super::chat::{Chat, Parts};
 use super::super::spec::Spec;
 use super::safetensors::header;
 use super::stored::Stored;
-use super::{Loaded, Wanted, json};
+use super::{Loaded, Wanted, json, small};
 use crate::engine::Error;
 
 /// The one weight file, where there are no shards.
@@ -133,7 +133,7 @@ impl Speech {
         };
         let template = if template_file.exists() {
             files.push(template_file.clone());
-            Some(fs::read_to_string(&template_file).map_err(broken(&template_file))?)
+            Some(String::from_utf8(small(&template_file)?).map_err(broken(&template_file))?)
         } else {
             template_in(&settings["chat_template"])
         };

@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use hf_hub::api::sync::{Api, ApiBuilder, ApiError, ApiRepo};
 use hf_hub::{Cache, Repo, RepoType};
 
-use super::folder::{CONFIG, INDEX, SETTINGS, TOKENIZER, WEIGHTS, indexed, shards};
+use super::folder::{CONFIG, INDEX, SETTINGS, Speech, TOKENIZER, WEIGHTS, indexed, shards};
 use super::json;
 use crate::engine::Error;
 pub(super) use id::Id;
@@ -107,7 +107,7 @@ impl Hub {
         Ok(path)
     }
 
-    /// What the cache has, if it is whole.
+    /// What the cache has, if it is whole: other tools keep what they need there.
     fn cached(&self, id: &Id, tokenizer: bool) -> Option<PathBuf> {
         let repo = Repo::with_revision(id.repo.clone(), RepoType::Model, id.revision.clone());
         let repo = self.cache.repo(repo);
@@ -120,7 +120,7 @@ impl Hub {
             Err(_) => vec![WEIGHTS.to_owned()],
         };
         let whole = weights.iter().all(|name| folder.join(name).exists())
-            && (!tokenizer || folder.join(TOKENIZER).exists());
+            && (!tokenizer || folder.join(TOKENIZER).exists() && speaks(&folder));
         whole.then_some(folder)
     }
 
@@ -130,6 +130,11 @@ impl Hub {
             self.endpoint
         ))
     }
+}
+
+/// Whether it is known how the model is spoken to. A fault of these files is told when they are read.
+fn speaks(folder: &Path) -> bool {
+    !matches!(Speech::of(folder), Ok(None))
 }
 
 /// The files of one commit.

@@ -286,6 +286,14 @@ fn the_template_is_found_in_its_own_file_and_among_several() {
             .iter()
             .any(|f| f.ends_with("chat_template.jinja"))
     );
+    // More of it than memory, and nothing on the disk.
+    let endless = fs::File::create(dir.path().join("chat_template.jinja")).unwrap();
+    endless.set_len(1 << 40).unwrap();
+    let error = refusal(dir.path());
+    assert!(
+        error.contains("chat_template.jinja") && error.contains("is larger than"),
+        "{error}"
+    );
     fs::remove_file(dir.path().join("chat_template.jinja")).unwrap();
     fs::remove_file(&settings).unwrap();
     let error = refusal(dir.path());

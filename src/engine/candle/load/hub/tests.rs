@@ -106,6 +106,24 @@ fn a_model_is_fetched_without_what_is_not_needed_and_not_fetched_again() {
 }
 
 #[test]
+fn what_another_tool_left_out_of_the_cache_is_fetched() {
+    for missing in [
+        "tokenizer_config.json",
+        "tokenizer.json",
+        "model.safetensors",
+    ] {
+        let (_, shelf) = shelf(1);
+        let server = Server::new(shelf);
+        let path = server.fetch("hf:someone/tiny").unwrap();
+        server.asked();
+        fs::remove_file(path.join(missing)).unwrap();
+        assert_eq!(server.fetch("hf:someone/tiny").unwrap(), path);
+        assert!(folder::load(&path, &wanted(&path)).is_ok(), "{missing}");
+        assert_eq!(server.asked()[0], "list main", "{missing}");
+    }
+}
+
+#[test]
 fn a_fetch_that_was_broken_off_goes_on_where_it_was() {
     let (_, mut shelf) = shelf(1);
     shelf.breaks = Mutex::new(Some(("model.safetensors", 1000)));
