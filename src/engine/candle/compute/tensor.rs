@@ -18,6 +18,8 @@ pub(crate) struct TensorCompute {
     spec: Spec,
     device: Device,
     dtype: DType,
+    /// See [`groups::spread`].
+    spread: usize,
     /// The rotary angles' cosines and sines of every position, `[context, head_dim / 2]`.
     cosines: Tensor,
     sines: Tensor,
@@ -43,7 +45,7 @@ struct Taken {
 }
 
 impl TensorCompute {
-    /// A cache of `blocks` blocks for sequences of up to `context` positions; weights, activations and cache in `dtype`.
+    /// A cache of `blocks` blocks for sequences of up to `context` positions, as far as they fit into it; weights, activations and cache in `dtype`.
     ///
     /// # Errors
     /// Where the device has no room for the cache.
@@ -65,6 +67,8 @@ impl TensorCompute {
                 ))
             })?;
         let frequencies = spec.rotary_frequencies();
+        // What a file claims of its context takes no more memory than the cache that was reckoned with.
+        let context = context.min(blocks.saturating_mul(BLOCK));
         #[allow(clippy::cast_precision_loss)] // positions are far below 2^24
         let angles: Vec<f32> = (0..context)
             .flat_map(|position| frequencies.iter().map(move |f| position as f32 * f))
@@ -80,6 +84,7 @@ impl TensorCompute {
             spec: spec.clone(),
             device: device.clone(),
             dtype,
+            spread: groups::spread(device),
             cache,
             falling: Tensor::new(falling, device)?,
             no_score: Tensor::full(f32::NEG_INFINITY, (), device)?.to_dtype(dtype)?,
@@ -91,6 +96,12 @@ impl TensorCompute {
                 order: nothing,
             },
         })
+    }
+
+    /// Grouped as on a GPU.
+    #[cfg(test)]
+    pub(crate) fn widely(self) -> Self {
+        Self { spread: 16, ..self }
     }
 
     fn taken_up(&self, tensor: &Tensor) -> Result<Tensor> {
@@ -213,7 +224,7 @@ impl Compute for TensorCompute {
             .unsqueeze(1)?
             .broadcast_as((rows, width))?
             .contiguous()?;
-        let (groups, order) = groups::of(step, &self.device)?;
+        let (groups, order) = groups::of(step, self.spread, &self.device)?;
         self.step = Taken {
             cosines: self.cosines.index_select(&positions, 0)?,
             sines: self.sines.index_select(&positions, 0)?,

@@ -16,10 +16,11 @@ const BLOCKS: usize = 24;
 const HALVES: f32 = 0.1;
 
 /// Both implementations of the operations on the same small model: the kernels on every path that the processor has, the
-/// best one first; candle's also in the number format that a GPU takes.
+/// best one first; candle's also grouped as on a GPU, and in the number format that one takes.
 struct Both {
     cpus: Vec<(&'static str, Model<Cpu>)>,
     tensors: Model<TensorCompute>,
+    widely: Model<TensorCompute>,
     halves: Model<TensorCompute>,
     made: Made,
 }
@@ -36,14 +37,18 @@ impl Both {
                 Model::new(cpu, &spec, &mut made.tensors).unwrap(),
             ));
         }
-        let mut tensors = |dtype| {
-            let compute =
+        let mut tensors = |dtype, widely| {
+            let mut compute =
                 TensorCompute::new(&spec, &Device::Cpu, dtype, BLOCKS, spec.context).unwrap();
+            if widely {
+                compute = compute.widely();
+            }
             Model::new(compute, &spec, &mut made.tensors).unwrap()
         };
         Self {
-            tensors: tensors(DType::F32),
-            halves: tensors(DType::BF16),
+            tensors: tensors(DType::F32, false),
+            widely: tensors(DType::F32, true),
+            halves: tensors(DType::BF16, true),
             cpus,
             made,
         }
@@ -70,8 +75,9 @@ impl Both {
             });
         }
         let tensors = self.tensors.step(&step).unwrap();
+        let widely = self.widely.step(&step).unwrap();
         let halves = self.halves.step(&step).unwrap();
-        let mut exact = vec![("tensors", tensors)];
+        let mut exact = vec![("tensors", tensors), ("tensors, grouped widely", widely)];
         for (name, cpu) in &mut self.cpus {
             exact.push((name, cpu.step(&step).unwrap()));
         }
@@ -98,6 +104,7 @@ impl Both {
             cpu.copy_block(from, to).unwrap();
         }
         self.tensors.copy_block(from, to).unwrap();
+        self.widely.copy_block(from, to).unwrap();
         self.halves.copy_block(from, to).unwrap();
     }
 }

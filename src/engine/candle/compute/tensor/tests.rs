@@ -148,3 +148,51 @@ fn no_numbers_reach_neither_another_sequence_nor_the_rows_before_them() {
         }
     }
 }
+
+#[test]
+fn a_claimed_context_takes_no_more_than_the_cache_holds() {
+    let claimed = 1 << 40;
+    let compute = TensorCompute::new(&made::small(), &Device::Cpu, DType::F32, 2, claimed).unwrap();
+    assert_eq!(compute.cosines.dim(0).unwrap(), 2 * BLOCK);
+}
+
+#[test]
+fn spans_go_together_up_to_a_power_of_the_spread() {
+    let device = Device::Cpu;
+    let blocks: Vec<u32> = (0..64).collect();
+    let rows = [1, 2, 3, 5, 16, 17, 33, 256, 257, 0];
+    let step = Step {
+        tokens: vec![1; rows.iter().sum()],
+        spans: rows
+            .iter()
+            .map(|&rows| Span {
+                rows,
+                start: 0,
+                blocks: blocks.clone(),
+            })
+            .collect(),
+        wanted: Vec::new(),
+    };
+    let groups = |spread| {
+        let (groups, order) = groups::of(&step, spread, &device).unwrap();
+        // Each row stands somewhere, and none where another one does.
+        let mut places = order.clone();
+        places.sort_unstable();
+        places.dedup();
+        assert_eq!(places.len(), step.tokens.len());
+        let sizes = groups.iter().map(|g| (g.sequences, g.rows));
+        sizes.collect::<Vec<_>>()
+    };
+    let by_two = [
+        (2, 2),
+        (1, 3),
+        (1, 5),
+        (1, 16),
+        (1, 17),
+        (1, 33),
+        (1, 256),
+        (1, 257),
+    ];
+    assert_eq!(groups(2), by_two);
+    assert_eq!(groups(16), [(5, 16), (3, 256), (1, 257)]);
+}
