@@ -80,7 +80,7 @@ faults! {
     an_instance_is_frozen_past_its_session: Shared, members::zombie;
     the_broker_is_killed: Own(1), nodes::killed;
     the_broker_is_frozen_for_ten_seconds: Patient, nodes::frozen;
-    a_broker_of_three_is_frozen_for_ten_seconds: Own(3), nodes::frozen;
+    a_broker_of_three_is_frozen: Own(3), nodes::frozen;
     leaders_move_among_three_brokers: Own(3), nodes::leaders;
     the_coordinator_is_killed_between_offsets_and_commit: Own(3), nodes::coordinator;
     the_broker_gives_a_transaction_up: Shared, nodes::timed_out;

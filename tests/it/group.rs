@@ -275,7 +275,7 @@ fn a_restore_says_which_transaction_it_waits_for_and_works_once_it_is_over() {
     let record = BaseRecord::to(&topic).partition(1).key("x").payload("x");
     holder.send(record).unwrap();
     holder.flush(DEADLINE).unwrap();
-    let _instance = case.start_with("a", &[("LIMN_STORE__RESTORE_TIMEOUT", "12s")]);
+    let _instance = case.start_with("a", &[("LIMN_STORE__RESTORE_TIMEOUT", "20s")]);
     // A word while it waits, and the error when it has waited for long enough.
     for line in [
         format!("hangs topic=\"{topic}\" partition=1 stable=0 end=1"),

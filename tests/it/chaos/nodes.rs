@@ -37,7 +37,8 @@ pub fn killed(run: &mut Run<'_>) {
     }
 }
 
-/// For longer than a session of the group lasts.
+/// For longer than a session of the group lasts; one of three for longer than its own with a new controller, too, which it may have
+/// been itself.
 pub fn frozen(run: &mut Run<'_>) {
     run.load(Events::default());
     run.start("a");
@@ -45,7 +46,8 @@ pub fn frozen(run: &mut Run<'_>) {
     let at = run.rng.usize(..run.brokers.len());
     run.brokers[at].freeze();
     // The fault itself: nothing is waited for.
-    std::thread::sleep(std::time::Duration::from_secs(10));
+    let seconds = if run.brokers.len() == 1 { 10 } else { 15 };
+    std::thread::sleep(std::time::Duration::from_secs(seconds));
     run.brokers[at].thaw();
     run.works();
 }

@@ -224,7 +224,7 @@ impl Compute for TensorCompute {
             .unsqueeze(1)?
             .broadcast_as((rows, width))?
             .contiguous()?;
-        let (groups, order) = groups::of(step, self.spread, &self.device)?;
+        let (groups, order) = groups::of(step, self.spec.heads, self.spread, &self.device)?;
         self.step = Taken {
             cosines: self.cosines.index_select(&positions, 0)?,
             sines: self.sines.index_select(&positions, 0)?,

@@ -72,39 +72,71 @@ fn rounded(rows: usize, spread: usize) -> usize {
     power
 }
 
-/// The groups, and where each row stands in their outputs one below the other. Spans whose rows round up to the same
-/// power of `spread` go together.
-pub(super) fn of(step: &Step, spread: usize, device: &Device) -> Result<(Vec<Group>, Vec<u32>)> {
+/// The most scores of one query head in a group of several spans. They are padded to the widest and the longest of them, and three
+/// tensors of scores are there at a time: of 32 heads in 16 bits 800 MB.
+pub(super) const MOST_SCORES: usize = 1 << 22;
+
+/// A span and its first row in the step.
+type Member<'a> = (usize, &'a Span);
+
+/// Rows and positions of the widest and the longest.
+fn padded(members: &[Member<'_>]) -> (usize, usize) {
+    let rows = members.iter().map(|(_, s)| s.rows).max().unwrap_or(0);
+    let length = members.iter().map(|(_, s)| s.start + s.rows).max();
+    (rows, length.unwrap_or(0))
+}
+
+/// Spans whose rows round up to the same power of `spread` go together, as far as their scores are not too many.
+fn sorted(step: &Step, spread: usize) -> Vec<Vec<Member<'_>>> {
     let mut first_rows = Vec::with_capacity(step.spans.len());
     let mut next = 0;
     for span in &step.spans {
         first_rows.push(next);
         next += span.rows;
     }
-    let mut sizes: Vec<usize> = step
-        .spans
-        .iter()
-        .filter(|s| s.rows > 0)
-        .map(|s| rounded(s.rows, spread))
-        .collect();
-    sizes.sort_unstable();
-    sizes.dedup();
-    let mut order = vec![0; next];
+    let spans = first_rows.into_iter().zip(&step.spans);
+    let mut spans: Vec<Member<'_>> = spans.filter(|(_, s)| s.rows > 0).collect();
+    spans.sort_by_key(|(_, s)| rounded(s.rows, spread));
+    let mut groups: Vec<Vec<Member<'_>>> = Vec::new();
+    for member in spans {
+        let of_its_size = groups
+            .last_mut()
+            .filter(|group| rounded(group[0].1.rows, spread) == rounded(member.1.rows, spread));
+        match of_its_size {
+            Some(group) => {
+                group.push(member);
+                let (rows, length) = padded(group);
+                if group.len() * rows * length > MOST_SCORES {
+                    group.pop();
+                    groups.push(vec![member]);
+                }
+            }
+            None => groups.push(vec![member]),
+        }
+    }
+    groups
+}
+
+/// The groups, and where each row stands in their outputs one below the other.
+///
+/// # Errors
+/// Where one span's scores of all `heads` are more than candle's kernels can index, which they do with 32 bits.
+pub(super) fn of(
+    step: &Step,
+    heads: usize,
+    spread: usize,
+    device: &Device,
+) -> Result<(Vec<Group>, Vec<u32>)> {
+    let mut order = vec![0; step.tokens.len()];
     let mut above = 0;
-    let mut groups = Vec::with_capacity(sizes.len());
-    for size in sizes {
-        let members: Vec<(usize, &Span)> = first_rows
-            .iter()
-            .copied()
-            .zip(&step.spans)
-            .filter(|(_, s)| s.rows > 0 && rounded(s.rows, spread) == size)
-            .collect();
-        let rows = members.iter().map(|(_, s)| s.rows).max().unwrap_or(0);
-        let length = members
-            .iter()
-            .map(|(_, s)| s.start + s.rows)
-            .max()
-            .unwrap_or(0);
+    let mut groups = Vec::new();
+    for members in sorted(step, spread) {
+        let (rows, length) = padded(&members);
+        if members.len() * heads * rows * length > i32::MAX as usize {
+            bail!(
+                "engine.step_tokens: {rows} tokens at once that look at {length} positions are more than candle's attention can do; make it smaller"
+            );
+        }
         let mut queries = vec![0; members.len() * rows];
         let mut slots = vec![0; members.len() * length];
         let mut mask = vec![0u8; members.len() * rows * length];

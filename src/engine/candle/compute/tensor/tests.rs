@@ -151,7 +151,7 @@ fn no_numbers_reach_neither_another_sequence_nor_the_rows_before_them() {
 
 #[test]
 fn a_claimed_context_takes_no_more_than_the_cache_holds() {
-    let claimed = 1 << 40;
+    let claimed = 1 << 22;
     let compute = TensorCompute::new(&made::small(), &Device::Cpu, DType::F32, 2, claimed).unwrap();
     assert_eq!(compute.cosines.dim(0).unwrap(), 2 * BLOCK);
 }
@@ -174,7 +174,7 @@ fn spans_go_together_up_to_a_power_of_the_spread() {
         wanted: Vec::new(),
     };
     let groups = |spread| {
-        let (groups, order) = groups::of(&step, spread, &device).unwrap();
+        let (groups, order) = groups::of(&step, 1, spread, &device).unwrap();
         // Each row stands somewhere, and none where another one does.
         let mut places = order.clone();
         places.sort_unstable();
@@ -195,4 +195,55 @@ fn spans_go_together_up_to_a_power_of_the_spread() {
     ];
     assert_eq!(groups(2), by_two);
     assert_eq!(groups(16), [(5, 16), (3, 256), (1, 257)]);
+}
+
+#[test]
+fn a_group_of_several_spans_has_no_more_scores_than_a_gpu_has_room_for() {
+    // So long that three of sixteen rows are too many for one group.
+    let long = groups::MOST_SCORES / 32 - 16;
+    let blocks: Vec<u32> = (0..).take(long / BLOCK + 2).collect();
+    let lengths = [(16, long), (16, long), (16, long), (1, 0), (17, 0)];
+    let step = Step {
+        tokens: vec![1; lengths.iter().map(|(rows, _)| rows).sum()],
+        spans: lengths
+            .iter()
+            .map(|&(rows, start)| Span {
+                rows,
+                start,
+                blocks: blocks.clone(),
+            })
+            .collect(),
+        wanted: Vec::new(),
+    };
+    let (groups, order) = groups::of(&step, 1, 16, &Device::Cpu).unwrap();
+    let sizes = groups.iter().map(|g| (g.sequences, g.rows, g.length));
+    assert_eq!(
+        sizes.collect::<Vec<_>>(),
+        [(2, 16, long + 16), (2, 16, long + 16), (1, 17, 17)]
+    );
+    let places: Vec<u32> = (0..49).chain(64..81).collect();
+    assert_eq!(order, places);
+}
+
+#[test]
+fn attention_beyond_what_an_index_can_name_is_refused_with_the_setting_that_makes_it_so() {
+    let spec = made::small();
+    let rows = 4096;
+    let length = (1 << 31) / spec.heads / rows + 1;
+    let blocks = length / BLOCK + 1;
+    let mut compute = TensorCompute::new(&spec, &Device::Cpu, DType::BF16, blocks, length).unwrap();
+    let step = Step {
+        tokens: vec![1; rows],
+        spans: vec![Span {
+            rows,
+            start: length - rows,
+            blocks: (0..).take(blocks).collect(),
+        }],
+        wanted: Vec::new(),
+    };
+    let error = compute.begin(&step).unwrap_err().to_string();
+    assert!(
+        error.starts_with("engine.step_tokens: 4096 tokens"),
+        "{error}"
+    );
 }
