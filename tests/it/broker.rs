@@ -101,7 +101,7 @@ impl Broker {
     /// partition is without a leader for a moment, and Kafka forgets to tell such a partition how a transaction ended
     /// (docs/reliability.md). This one can be frozen, and not be killed: it would wait for its former life's end.
     pub fn patient() -> Vec<Self> {
-        Self::start_all(1, Duration::from_mins(1))
+        Self::start_all(1, Duration::from_secs(60))
     }
 
     /// Starts so many that are one Kafka: each holds a copy of every partition, and works without any one of them.
