@@ -119,33 +119,28 @@ faults! {
 impl Fault {
     /// Once, with what the seed makes of it.
     fn run(&self, seed: u64) -> Report {
-        // One cluster at a time: several would starve each other on a small machine.
         static ALONE: Mutex<()> = Mutex::new(());
-        let alone = || ALONE.lock().unwrap_or_else(PoisonError::into_inner);
-        match self.brokers {
-            Shared => {
-                let shared = broker::shared();
-                let (report, input) = self.on(std::slice::from_ref(shared), seed);
-                Run::tidy(shared, &input);
-                report
-            }
-            Own(count) => {
-                let _alone = alone();
-                self.on(&Broker::cluster(count), seed).0
-            }
-            Patient => {
-                let _alone = alone();
-                self.on(&Broker::patient(), seed).0
-            }
+        if matches!(self.brokers, Shared) {
+            return self.on(std::slice::from_ref(broker::shared()), seed);
         }
+        // One cluster at a time: several would starve each other on a small machine.
+        let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
+        let brokers = match self.brokers {
+            Own(count) => Broker::cluster(count),
+            _ => Broker::patient(),
+        };
+        self.on(&brokers, seed)
     }
 
-    /// The account, and the input's name.
-    fn on(&self, brokers: &[Broker], seed: u64) -> (Report, String) {
+    fn on(&self, brokers: &[Broker], seed: u64) -> Report {
         let mut run = Run::new(self.name, seed, brokers);
         let input = run.case.input.clone();
         (self.act)(&mut run);
-        (run.finish(), input)
+        let report = run.finish();
+        if matches!(self.brokers, Shared) {
+            Run::tidy(&brokers[0], &input);
+        }
+        report
     }
 }
 

@@ -172,12 +172,7 @@ fn the_oldest_age_counts_what_is_not_read_yet() {
     producer.send(record).unwrap();
     producer.flush(DEADLINE).unwrap();
     // An open transaction on the profiles keeps the instance from reading: it must wait for what comes of it.
-    let holder = broker::shared().transactional(&unique("holder"));
-    holder.begin_transaction().unwrap();
-    let topic = case.topic("profiles");
-    let record = BaseRecord::to(&topic).partition(home).key("x").payload("x");
-    holder.send(record).unwrap();
-    holder.flush(DEADLINE).unwrap();
+    let holder = held_open(broker::shared(), &case.topic("profiles"), home);
     let instance = case.start("a");
     let address = case.address("a");
     let age = "limn_oldest_unfolded_event_age_seconds";
@@ -221,6 +216,16 @@ fn started(case: &Case, environment: &[(&'static str, String)]) -> Instance {
     case.start_with("a", &environment)
 }
 
+/// Who holds a transaction open on a partition.
+fn held_open(broker: &Broker, topic: &str, partition: i32) -> BaseProducer {
+    let holder = broker.transactional(&unique("holder"));
+    holder.begin_transaction().unwrap();
+    let record = BaseRecord::to(topic).partition(partition).key("x");
+    holder.send(record.payload("x")).unwrap();
+    holder.flush(DEADLINE).unwrap();
+    holder
+}
+
 /// Two seconds for the updates and five for the transaction; the rest is the machine's.
 const LIMIT: Duration = Duration::from_secs(14);
 
@@ -248,12 +253,7 @@ fn a_restore_that_the_brokers_do_not_answer_is_left_within_the_time_limit() {
     let broker = Broker::start();
     let case = Case::on(&broker, "away");
     let environment = apart(&case, &broker);
-    let holder = broker.transactional(&unique("holder"));
-    holder.begin_transaction().unwrap();
-    let topic = case.topic("profiles");
-    let record = BaseRecord::to(&topic).partition(0).key("x").payload("x");
-    holder.send(record).unwrap();
-    holder.flush(DEADLINE).unwrap();
+    let _holder = held_open(&broker, &case.topic("profiles"), 0);
     let mut instance = started(&case, &environment);
     let address = case.address("a");
     eventually("the restore to wait for the transaction", || {
@@ -269,12 +269,8 @@ fn a_restore_says_which_transaction_it_waits_for_and_works_once_it_is_over() {
     let case = Case::new("held");
     let broker = broker::shared();
     assert!(case.topics().status.success());
-    let holder = broker.transactional(&unique("holder"));
-    holder.begin_transaction().unwrap();
     let topic = case.topic("checkpoints");
-    let record = BaseRecord::to(&topic).partition(1).key("x").payload("x");
-    holder.send(record).unwrap();
-    holder.flush(DEADLINE).unwrap();
+    let holder = held_open(broker, &topic, 1);
     let _instance = case.start_with("a", &[("LIMN_STORE__RESTORE_TIMEOUT", "20s")]);
     // A word while it waits, and the error when it has waited for long enough.
     for line in [
