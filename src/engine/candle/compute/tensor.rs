@@ -101,7 +101,10 @@ impl TensorCompute {
     /// Grouped as on a GPU.
     #[cfg(test)]
     pub(crate) fn widely(self) -> Self {
-        Self { spread: 16, ..self }
+        Self {
+            spread: groups::ON_A_GPU,
+            ..self
+        }
     }
 
     fn taken_up(&self, tensor: &Tensor) -> Result<Tensor> {

@@ -55,12 +55,15 @@ pub(super) fn places(step: &Step) -> Result<(Vec<u32>, Vec<u32>)> {
     Ok((positions, slots))
 }
 
+/// [`spread`] on a GPU.
+pub(super) const ON_A_GPU: usize = 16;
+
 /// How many times as many rows as a group's shortest span its longest one may have.
 ///
 /// A processor computes what is padded: at most twice the work. A GPU hardly notices it, but has a dozen operations to begin
 /// for each group and layer, and with a small model does little else.
 pub(super) fn spread(device: &Device) -> usize {
-    if device.is_cpu() { 2 } else { 16 }
+    if device.is_cpu() { 2 } else { ON_A_GPU }
 }
 
 /// The least power of `spread` that is not below, `spread` itself at least.
