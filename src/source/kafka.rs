@@ -24,6 +24,9 @@ const POLL: Duration = Duration::from_millis(20);
 /// How long a seek may take; it is answered by the client's own threads.
 const SEEK: Duration = Duration::from_secs(10);
 
+/// How long it is waited for the answer that is asked for to wake librdkafka's threads.
+const ROUSE: Duration = Duration::from_millis(200);
+
 /// How long the channel may be full before the partitions rest: to pause them throws away what was fetched.
 const PATIENCE: Duration = Duration::from_millis(500);
 
@@ -257,11 +260,30 @@ impl<D: Send + 'static, F: FnMut(i32, i64, Option<i64>, Record) -> D> Reader<D, 
             state.paused || state.resting
         };
         if still {
-            self.consumer.pause(&open)
+            self.consumer.pause(&open).map_err(Error::kafka("pausing"))
         } else {
-            self.consumer.resume(&open)
+            self.resume(open)
         }
-        .map_err(Error::kafka("pausing"))
+    }
+
+    /// Has the partitions fetched from now on.
+    ///
+    /// librdkafka's thread that speaks with a broker is not woken when partitions are resumed; it looks by itself once a
+    /// second, and whenever it has something to send or to receive. So the brokers are asked something that nobody needs to
+    /// know.
+    fn resume(&self, mut partitions: TopicPartitionList) -> Result<(), Error> {
+        if partitions.count() == 0 {
+            return Ok(());
+        }
+        self.consumer
+            .resume(&partitions)
+            .map_err(Error::kafka("opening a partition"))?;
+        let asked = partitions.set_all_offsets(Offset::Offset(0));
+        let answer = asked.and_then(|()| self.consumer.offsets_for_times(partitions, ROUSE));
+        if let Err(error) = answer {
+            tracing::debug!(%error, "fetching begins within a second");
+        }
+        Ok(())
     }
 
     /// Subscribes once the topic is known to exist; whether to go on. Under `group.protocol=consumer` a subscription to a
@@ -415,9 +437,7 @@ impl<D: Send + 'static, F: FnMut(i32, i64, Option<i64>, Record) -> D> Reader<D, 
                 if paused {
                     return Ok(());
                 }
-                self.consumer
-                    .resume(&at)
-                    .map_err(Error::kafka("opening a partition"))
+                self.resume(at)
             }
             Command::Pause(wanted) => {
                 context.state().paused = wanted == Paused::Yes;
