@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use limn::commit::{self, Batch, Committer};
 use limn::event::Record;
-use limn::source::{Assigned, Config, Error, Kafka, Message, Start, Wanted, restore};
+use limn::source::{Assigned, Config, Error, Kafka, Message, Paused, Start, Wanted, restore};
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
 use tokio::sync::mpsc::{Receiver, channel, error::TryRecvError};
 
@@ -320,6 +320,27 @@ fn a_channel_that_is_full_for_long_costs_no_place_in_the_group() {
         let offsets = read.iter().filter(|r| r.0 == partition).map(|r| r.1);
         assert!(offsets.eq(0..300), "partition {partition}");
     }
+}
+
+#[test]
+fn what_came_while_the_input_rested_is_read_at_once_when_it_goes_on() {
+    let case = Case::on(shared(), 1);
+    let mut member = case.join(&[("fetch.wait.max.ms", "10")]);
+    member.own_both();
+    member.read_to(&[(0, 1), (1, 1)]);
+    let mut waited: Vec<Duration> = (1..10)
+        .map(|offset| {
+            member.source.pause(Paused::Yes);
+            case.broker.produce(&case.topic, 0, "ann", "new");
+            member.source.pause(Paused::No);
+            let resumed = Instant::now();
+            member.read_to(&[(0, offset + 1)]);
+            resumed.elapsed()
+        })
+        .collect();
+    // A client whose threads sleep on needs half a second on the average.
+    waited.sort();
+    assert!(waited[4] < Duration::from_millis(250), "{waited:?}");
 }
 
 #[test]
