@@ -10,7 +10,7 @@ pub use finding::{Finding, OTHER_COUNT};
 pub use properties::{PropertyFault, client_fault, property_fault};
 
 use std::collections::BTreeMap;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rdkafka::admin::{
     AdminClient, AdminOptions, ConfigResource, NewTopic, OwnedResourceSpecifier, ResourceSpecifier,
@@ -139,6 +139,9 @@ pub struct Admin {
     client: AdminClient<DefaultClientContext>,
     timeout: Duration,
 }
+
+/// How often it is asked whether new topics can be used.
+const KNOWN: Duration = Duration::from_millis(50);
 
 impl Admin {
     /// A client. Nothing is asked of the brokers yet.
@@ -287,8 +290,8 @@ impl Admin {
         Ok(found)
     }
 
-    /// Creates what the plan misses; nothing where something stands in the way. A topic that another process made
-    /// meanwhile is left as it is; a second plan tells whether it is right.
+    /// Creates what the plan misses, and waits until it can be used; nothing where something stands in the way. A topic that
+    /// another process made meanwhile is left as it is; a second plan tells whether it is right.
     pub async fn create(&self, config: &Config, plan: &Plan) -> Vec<Finding> {
         if !plan.findings.is_empty() || plan.missing.is_empty() {
             return Vec::new();
@@ -313,7 +316,7 @@ impl Admin {
             .into_iter()
             .filter_map(Result::err)
             .filter(|(_, code)| *code != RDKafkaErrorCode::TopicAlreadyExists);
-        refused
+        let refused: Vec<Finding> = refused
             .map(|(name, code)| Finding::NotCreated {
                 key: plan
                     .missing
@@ -323,7 +326,42 @@ impl Admin {
                 name,
                 reason: code.to_string(),
             })
-            .collect()
+            .collect();
+        if refused.is_empty() {
+            let names: Vec<&str> = plan.missing.iter().map(|(w, _)| w.name.as_str()).collect();
+            return self.known(&names).await.err().into_iter().collect();
+        }
+        refused
+    }
+
+    /// Waits until the topics can be used: the answer to their creation comes before the brokers tell of them and of who
+    /// leads their partitions. (One broker is asked; others of a large cluster may be later still.)
+    async fn known(&self, names: &[&str]) -> Result<(), Finding> {
+        let doing = "waiting for new topics";
+        let until = Instant::now() + self.timeout;
+        loop {
+            let metadata = self
+                .client
+                .inner()
+                .fetch_metadata(None, self.timeout)
+                .map_err(brokers(doing))?;
+            let led = |name: &&&str| {
+                let topic = metadata.topics().iter().find(|t| t.name() == **name);
+                topic.is_some_and(|t| {
+                    !t.partitions().is_empty() && t.partitions().iter().all(|p| p.leader() >= 0)
+                })
+            };
+            let Some(unknown) = names.iter().find(|name| !led(name)) else {
+                return Ok(());
+            };
+            if Instant::now() > until {
+                return Err(Finding::Brokers {
+                    doing,
+                    reason: format!("{unknown} is created, and not led by a broker yet"),
+                });
+            }
+            tokio::time::sleep(KNOWN).await;
+        }
     }
 
     fn options(&self) -> AdminOptions {

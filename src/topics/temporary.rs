@@ -5,7 +5,7 @@ use rdkafka::admin::{NewTopic, TopicReplication};
 use super::{Admin, Finding, brokers};
 
 impl Admin {
-    /// Makes an input topic.
+    /// Makes an input topic, and waits until it can be used.
     ///
     /// # Errors
     /// [`Finding`]: what the brokers said.
@@ -28,7 +28,7 @@ impl Admin {
                 key: "source.topic",
                 reason: code.to_string(),
             }),
-            _ => Ok(()),
+            _ => self.known(&[name]).await,
         }
     }
 
