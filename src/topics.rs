@@ -19,6 +19,7 @@ use rdkafka::admin::{
 use rdkafka::client::DefaultClientContext;
 use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::metadata::MetadataTopic;
 
 /// What `limn topics` creates.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -140,7 +141,7 @@ pub struct Admin {
     timeout: Duration,
 }
 
-/// How often it is asked whether new topics can be used.
+/// How soon it is asked whether new topics are known, at first.
 const KNOWN: Duration = Duration::from_millis(50);
 
 impl Admin {
@@ -290,7 +291,7 @@ impl Admin {
         Ok(found)
     }
 
-    /// Creates what the plan misses, and waits until it can be used; nothing where something stands in the way. A topic that
+    /// Creates what the plan misses, and waits until a broker tells of it; nothing where something stands in the way. A topic that
     /// another process made meanwhile is left as it is; a second plan tells whether it is right.
     pub async fn create(&self, config: &Config, plan: &Plan) -> Vec<Finding> {
         if !plan.findings.is_empty() || plan.missing.is_empty() {
@@ -316,7 +317,7 @@ impl Admin {
             .into_iter()
             .filter_map(Result::err)
             .filter(|(_, code)| *code != RDKafkaErrorCode::TopicAlreadyExists);
-        let refused: Vec<Finding> = refused
+        let refused = refused
             .map(|(name, code)| Finding::NotCreated {
                 key: plan
                     .missing
@@ -326,41 +327,38 @@ impl Admin {
                 name,
                 reason: code.to_string(),
             })
-            .collect();
-        if refused.is_empty() {
-            let names: Vec<&str> = plan.missing.iter().map(|(w, _)| w.name.as_str()).collect();
-            return self.known(&names).await.err().into_iter().collect();
+            .collect::<Vec<_>>();
+        if !refused.is_empty() {
+            return refused;
         }
+        let names: Vec<&str> = plan.missing.iter().map(|(w, _)| w.name.as_str()).collect();
+        self.known(&names).await;
         refused
     }
 
-    /// Waits until the topics can be used: the answer to their creation comes before the brokers tell of them and of who
-    /// leads their partitions. (One broker is asked; others of a large cluster may be later still.)
-    async fn known(&self, names: &[&str]) -> Result<(), Finding> {
-        let doing = "waiting for new topics";
+    /// Waits until the broker that answers tells of the topics and of who leads their partitions, which is later than its
+    /// answer to their creation; the timeout at the longest. Whoever uses a topic that is still unknown then says so.
+    async fn known(&self, names: &[&str]) {
         let until = Instant::now() + self.timeout;
+        let mut pause = KNOWN;
         loop {
-            let metadata = self
-                .client
-                .inner()
-                .fetch_metadata(None, self.timeout)
-                .map_err(brokers(doing))?;
-            let led = |name: &&&str| {
-                let topic = metadata.topics().iter().find(|t| t.name() == **name);
-                topic.is_some_and(|t| {
-                    !t.partitions().is_empty() && t.partitions().iter().all(|p| p.leader() >= 0)
-                })
+            let left = until.saturating_duration_since(Instant::now());
+            let answer = self.client.inner().fetch_metadata(None, left.max(KNOWN));
+            let led = |topic: &MetadataTopic| {
+                let partitions = topic.partitions();
+                !partitions.is_empty() && partitions.iter().all(|p| p.leader() >= 0)
             };
-            let Some(unknown) = names.iter().find(|name| !led(name)) else {
-                return Ok(());
-            };
-            if Instant::now() > until {
-                return Err(Finding::Brokers {
-                    doing,
-                    reason: format!("{unknown} is created, and not led by a broker yet"),
-                });
+            if answer.is_ok_and(|all| {
+                let led: Vec<&str> = (all.topics().iter().filter(|t| led(t)))
+                    .map(MetadataTopic::name)
+                    .collect();
+                names.iter().all(|name| led.contains(name))
+            }) || Instant::now() > until
+            {
+                return;
             }
-            tokio::time::sleep(KNOWN).await;
+            tokio::time::sleep(pause).await;
+            pause = (2 * pause).min(10 * KNOWN);
         }
     }
 

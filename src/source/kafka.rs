@@ -24,9 +24,6 @@ const POLL: Duration = Duration::from_millis(20);
 /// How long a seek may take; it is answered by the client's own threads.
 const SEEK: Duration = Duration::from_secs(10);
 
-/// How long it is waited for the answer that is asked for to wake librdkafka's threads.
-const ROUSE: Duration = Duration::from_millis(200);
-
 /// How long the channel may be full before the partitions rest: to pause them throws away what was fetched.
 const PATIENCE: Duration = Duration::from_millis(500);
 
@@ -253,35 +250,45 @@ impl<D: Send + 'static, F: FnMut(i32, i64, Option<i64>, Record) -> D> Reader<D, 
         let still = {
             let state = self.consumer.client().context().state();
             for (&partition, flow) in &state.flows {
-                if matches!(flow, Flow::Open(_)) {
-                    open.add_partition(&self.topic, partition);
+                if let Flow::Open(next) = *flow {
+                    open.add_partition_offset(&self.topic, partition, Offset::Offset(next))
+                        .map_err(Error::kafka("pausing"))?;
                 }
             }
             state.paused || state.resting
         };
         if still {
-            self.consumer.pause(&open).map_err(Error::kafka("pausing"))
-        } else {
-            self.resume(open)
+            return self.consumer.pause(&open).map_err(Error::kafka("pausing"));
         }
-    }
-
-    /// Has the partitions fetched from now on.
-    ///
-    /// librdkafka's thread that speaks with a broker is not woken when partitions are resumed; it looks by itself once a
-    /// second, and whenever it has something to send or to receive. So the brokers are asked something that nobody needs to
-    /// know.
-    fn resume(&self, mut partitions: TopicPartitionList) -> Result<(), Error> {
-        if partitions.count() == 0 {
+        if open.count() == 0 {
             return Ok(());
         }
-        self.consumer
-            .resume(&partitions)
-            .map_err(Error::kafka("opening a partition"))?;
-        let asked = partitions.set_all_offsets(Offset::Offset(0));
-        let answer = asked.and_then(|()| self.consumer.offsets_for_times(partitions, ROUSE));
-        if let Err(error) = answer {
+        self.resume(&open)?;
+        // What comes next comes without it, only later: a pause throws away what was fetched.
+        if let Err(error) = self.seek(&open) {
             tracing::debug!(%error, "fetching begins within a second");
+        }
+        Ok(())
+    }
+
+    /// Lets partitions flow; [`Reader::seek`] must follow. librdkafka's thread that speaks with a broker is not woken when
+    /// partitions are resumed, and looks by itself once a second. A seek wakes it where it changes a partition's state,
+    /// which is to any offset but 0 (`rd_kafka_toppar_seek`), and where the partition is not paused any more.
+    fn resume(&self, partitions: &TopicPartitionList) -> Result<(), Error> {
+        self.consumer
+            .resume(partitions)
+            .map_err(Error::kafka("opening a partition"))
+    }
+
+    /// Goes to the offsets given. No broker is asked.
+    fn seek(&self, to: &TopicPartitionList) -> Result<(), Error> {
+        let doing = || format!("going to the start of {} partitions", to.count());
+        let sought = self
+            .consumer
+            .seek_partitions(to.clone(), SEEK)
+            .map_err(Error::kafka(doing()))?;
+        for element in sought.elements() {
+            element.error().map_err(Error::kafka(doing()))?;
         }
         Ok(())
     }
@@ -417,27 +424,22 @@ impl<D: Send + 'static, F: FnMut(i32, i64, Option<i64>, Record) -> D> Reader<D, 
                 if at.count() == 0 {
                     return Ok(());
                 }
-                let doing = || format!("going to the start of {} partitions", at.count());
-                let sought = self
-                    .consumer
-                    .seek_partitions(at.clone(), SEEK)
-                    .map_err(Error::kafka(doing()))?;
-                for element in sought.elements() {
-                    element.error().map_err(Error::kafka(doing()))?;
-                }
                 let paused = {
-                    let mut state = context.state();
-                    for element in at.elements() {
-                        if let Offset::Offset(start) = element.offset() {
-                            state.flows.insert(element.partition(), Flow::Open(start));
-                        }
-                    }
+                    let state = context.state();
                     state.paused || state.resting
                 };
-                if paused {
-                    return Ok(());
+                if !paused {
+                    // Before the seek, which wakes the fetching. What comes in between is of a partition that is held.
+                    self.resume(&at)?;
                 }
-                self.resume(at)
+                self.seek(&at)?;
+                let mut state = context.state();
+                for element in at.elements() {
+                    if let Offset::Offset(start) = element.offset() {
+                        state.flows.insert(element.partition(), Flow::Open(start));
+                    }
+                }
+                Ok(())
             }
             Command::Pause(wanted) => {
                 context.state().paused = wanted == Paused::Yes;

@@ -5,7 +5,7 @@ use rdkafka::admin::{NewTopic, TopicReplication};
 use super::{Admin, Finding, brokers};
 
 impl Admin {
-    /// Makes an input topic, and waits until it can be used.
+    /// Makes an input topic, and waits until a broker tells of it.
     ///
     /// # Errors
     /// [`Finding`]: what the brokers said.
@@ -28,7 +28,10 @@ impl Admin {
                 key: "source.topic",
                 reason: code.to_string(),
             }),
-            _ => self.known(&[name]).await,
+            _ => {
+                self.known(&[name]).await;
+                Ok(())
+            }
         }
     }
 

@@ -117,7 +117,10 @@ fn flows_again(case: &mut Case) {
     // Each answer takes far longer than that: who waits for the model comes too late.
     let slow = [("LIMN_ENGINE__DELAY", "30s")];
     assert!(case.topics().status.success());
+    // The partitions are not new: something of each is committed.
     case.produce(20, 20, 0);
+    case.run_to_the_end("a");
+    case.produce(20, 20, 20);
     let first = case.start_with("a", &slow);
     let a = case.address("a");
     eventually("updates under way", || {
