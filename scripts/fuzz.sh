@@ -44,7 +44,7 @@ for target in $(cargo fuzz list); do
             -merge=1 -rss_limit_mb=2048 -verbosity=0; then
             # The same files make the same archive.
             (cd "$least" && find . -type f -printf '%P\0' | sort -z) |
-                tar --null -T - -C "$least" --owner=0 --group=0 --numeric-owner --mode=644 --mtime=@0 -cf - |
+                tar -C "$least" --null -T - --owner=0 --group=0 --numeric-owner --mode=644 --mtime=@0 -cf - |
                 gzip -9n >"$kept.new"
             mv "$kept.new" "$kept"
         else

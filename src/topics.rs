@@ -309,7 +309,13 @@ impl Admin {
                 )
             })
             .collect();
-        let results = match self.client.create_topics(&topics, &self.options()).await {
+        let create = || self.client.create_topics(&topics, &self.options());
+        let mut answer = create().await;
+        if let Err(KafkaError::AdminOp(RDKafkaErrorCode::DestroyBroker)) = answer {
+            // A client that is just learning which brokers there are drops the one that it has asked (librdkafka 2.12).
+            answer = create().await;
+        }
+        let results = match answer {
             Ok(results) => results,
             Err(error) => return vec![brokers("creating topics")(error)],
         };

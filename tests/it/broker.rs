@@ -15,7 +15,7 @@ use rdkafka::admin::{AdminClient, AdminOptions, NewPartitions, NewTopic, TopicRe
 use rdkafka::client::{ClientContext, DefaultClientContext};
 use rdkafka::config::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, Consumer};
-use rdkafka::error::KafkaError;
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{DeliveryResult, Headers as _, Message as _, ToBytes};
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer, ProducerContext};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
@@ -209,9 +209,19 @@ impl Broker {
             topic = topic.set(key, value);
         }
         let options = AdminOptions::new().operation_timeout(Some(DEADLINE));
-        let results = wait(self.admin().create_topics(&[topic], &options)).unwrap();
+        // A client that is just learning which brokers there are drops the one that it has asked (librdkafka 2.12).
+        let results = eventually("an answer to the creation of a topic", || {
+            match wait(self.admin().create_topics([&topic], &options)) {
+                Err(KafkaError::AdminOp(RDKafkaErrorCode::DestroyBroker)) => None,
+                answer => Some(answer.unwrap()),
+            }
+        });
         for result in results {
-            result.unwrap_or_else(|(name, error)| panic!("creating {name}: {error}"));
+            match result {
+                // The attempt before had come through.
+                Ok(_) | Err((_, RDKafkaErrorCode::TopicAlreadyExists)) => {}
+                Err((name, error)) => panic!("creating {name}: {error}"),
+            }
         }
         self.known(name, partitions);
     }
