@@ -334,11 +334,10 @@ impl Admin {
                 reason: code.to_string(),
             })
             .collect::<Vec<_>>();
-        if !refused.is_empty() {
-            return refused;
+        if refused.is_empty() {
+            let names: Vec<&str> = plan.missing.iter().map(|(w, _)| w.name.as_str()).collect();
+            self.known(&names).await;
         }
-        let names: Vec<&str> = plan.missing.iter().map(|(w, _)| w.name.as_str()).collect();
-        self.known(&names).await;
         refused
     }
 
