@@ -1,7 +1,9 @@
 #!/usr/bin/env bash
 # limn and Kafka Streams on the same events and the same broker, one after the other:
 #   scripts/bench-peer.sh [--events N] [--users N] [--list line|whole] [--limn PROGRAM]
-# Each does it twice, and the second time counts. Prints a JSON object for each, and one with the ratios; benches/kafka-streams/README.md says what they mean.
+# Each does it once to warm up. Then limn, Kafka Streams, and limn again: the broker is warmer the later a run is, so limn's two on either
+# side of Kafka Streams' one stand for it (their mean). Prints a JSON object for each, and one with the ratios; benches/kafka-streams/README.md
+# says what they mean.
 # Builds limn unless a PROGRAM is given. Needs a JDK 17 or newer (javac), Maven for the first time, and Python 3.
 # LIMN_CACHE says where the cache is; default: ~/.cache/limn
 set -euo pipefail
@@ -14,7 +16,7 @@ while [[ $# -gt 0 ]]; do
         --list) list=$2 ;;
         --limn) limn=$2 ;;
         --inside) inside=$2 ;; # how this script goes on once the broker is there: the folder of the classes and jars
-        *) sed -n 2,6p "$0" >&2; exit 2 ;;
+        *) sed -n 2,8p "$0" >&2; exit 2 ;;
     esac
     shift 2
 done
@@ -41,25 +43,29 @@ fi
 
 echo "bench-peer: $(nproc) processors, load $(cut -d ' ' -f 1-3 /proc/loadavg 2>/dev/null || echo unknown)" >&2
 # The state folder is made inside the folder in which limn is started.
-for run in limn-first limn; do
+limn() {
     "$limn" bench stream --config config/bench.toml --events "$events" --users "$users" \
-        2> >(tee "$inside/limn.log" >&2) >"$inside/$run.json"
-done
+        2> >(tee "$inside/limn.log" >&2) >"$inside/$1.json"
+    echo "bench-peer: load $(cut -d ' ' -f 1-3 /proc/loadavg 2>/dev/null || echo unknown)" >&2
+}
+limn first
+limn before
 topic=$(grep -om1 'limn-bench-[0-9a-f]\{8\}' "$inside/limn.log")
-echo "bench-peer: load $(cut -d ' ' -f 1-3 /proc/loadavg 2>/dev/null || echo unknown)" >&2
 # The throughput collector: on few processors it takes less of them than G1. The heap is as large as it will be from the start.
 java -XX:+UseParallelGC -Xms1536m -Xmx1536m -Dorg.slf4j.simpleLogger.defaultLogLevel=error \
     -cp "$inside/classes:$inside/libs/*" Peer --topic "$topic" --runs 2 --events "$list" >"$inside/peer.json"
-cat "$inside/limn.json" "$inside/peer.json"
-python3 - "$inside/limn-first.json" "$inside/limn.json" "$inside/peer.json" <<'PYTHON'
+limn after
+cat "$inside/before.json" "$inside/peer.json" "$inside/after.json"
+python3 - "$inside"/{first,before,after,peer}.json <<'PYTHON'
 import json, sys
-first, limn, peer = (json.load(open(path)) for path in sys.argv[1:])
-rate = limn["events_per_second"]
-assert limn["events"] == peer["events"], "not the same input"
+first, before, after, peer = (json.load(open(path)) for path in sys.argv[1:])
+assert before["events"] == after["events"] == peer["events"], "not the same input"
+mean = lambda key: (before[key] + after[key]) / 2
+rate = mean("events_per_second")
 print(json.dumps({
     "ratio": round(rate / peer["events_per_second"], 2),
     "ratio_to_second_half": round(rate / peer["events_per_second_of_second_half"], 2),
     "ratio_of_first_runs": round(first["events_per_second"] / peer["events_per_second_of_first_run"], 2),
-    "ratio_to_raw_reading": round(rate / limn["raw_consume_events_per_second"], 2),
+    "ratio_to_raw_reading": round(rate / mean("raw_consume_events_per_second"), 2),
 }))
 PYTHON

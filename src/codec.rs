@@ -11,6 +11,7 @@ pub use dead_letter::{DeadLetter, Origin, dead_letter};
 pub use output::{
     Error, FORMAT, FORMAT_HEADER, Stored, change_json, decode_call, decode_change,
     decode_checkpoint, decode_state, encode, fold_marker, format_header, marker, offsets, runs,
+    state_version,
 };
 pub use partition::Partitioner;
 

@@ -5,6 +5,7 @@
 
 mod database;
 mod journal;
+mod packed;
 #[cfg(test)]
 mod tests;
 mod view;
@@ -20,8 +21,9 @@ use std::sync::Arc;
 use database::Database;
 
 /// Version of the folder's layout. A newer one is refused by name; an older one is read, and is of this one from then on: what
-/// is written into it an older limn would take for damage. 2: a current state goes with its version.
-const FORMAT: u32 = 2;
+/// is written into it an older limn would take for damage, or not find. 2: a current state goes with its version. 3: what is read back in
+/// great number is packed.
+const FORMAT: u32 = 3;
 
 const FORMAT_FILE: &str = "format";
 const LOCK_FILE: &str = "lock";

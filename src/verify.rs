@@ -98,30 +98,34 @@ pub fn verify(options: &Options, tell: &mut impl FnMut(&str)) -> Result<Report, 
     let all = |topic: &BTreeMap<i32, (i64, i64)>| topic.keys().map(|p| (*p, 0)).collect();
 
     let checkpoints = bounds(&options.checkpoints)?;
-    read(&options.checkpoints, all(&checkpoints), &mut |back| {
-        account.checkpoint(place(&back), &back.record);
+    read(&options.checkpoints, all(&checkpoints), &mut |mut back| {
+        account.checkpoint(place(&back), &back.record());
     })?;
-    let ends = read(&options.changes, all(&changes), &mut |back| {
-        account.change(place(&back), &back.record);
+    let ends = read(&options.changes, all(&changes), &mut |mut back| {
+        account.change(place(&back), &back.record());
     })?;
     let profiles = bounds(&options.profiles)?;
-    read(&options.profiles, all(&profiles), &mut |back| {
-        account.profile(place(&back), &back.record);
+    read(&options.profiles, all(&profiles), &mut |mut back| {
+        account.profile(place(&back), &back.record());
     })?;
     account.profiles_read();
     // What came meanwhile: the profiles read may be of it.
     let rest = ends.into_iter().map(|((_, p), end)| (p, end.next));
-    read(&options.changes, rest.collect(), &mut |back| {
-        account.change(place(&back), &back.record);
+    read(&options.changes, rest.collect(), &mut |mut back| {
+        account.change(place(&back), &back.record());
     })?;
-    read(&options.dead_letters, all(&dead_letters), &mut |back| {
-        account.dead_letter(place(&back), &back.record);
-    })?;
+    read(
+        &options.dead_letters,
+        all(&dead_letters),
+        &mut |mut back| {
+            account.dead_letter(place(&back), &back.record());
+        },
+    )?;
     for (partition, (low, _)) in &input {
         account.input_begins(*partition, *low);
     }
-    read(&options.input, all(&input), &mut |back| {
-        account.input(place(&back), back.timestamp_ms, &back.record);
+    read(&options.input, all(&input), &mut |mut back| {
+        account.input(place(&back), back.timestamp_ms, &back.record());
     })?;
     Ok(account.finish())
 }

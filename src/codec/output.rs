@@ -100,6 +100,18 @@ pub fn decode_state(bytes: &[u8]) -> Result<proto::ProfileState, Error> {
     decode(bytes)
 }
 
+/// The version of a profile state, and nothing more of it: that it is of this format and well-formed as far as its fields'
+/// lengths go is looked at, the texts are not.
+///
+/// # Errors
+/// As [`decode_state`].
+pub fn state_version(bytes: &[u8]) -> Result<u64, Error> {
+    match Versioned::decode(bytes) {
+        Ok(state) if state.format == FORMAT => Ok(state.version),
+        _ => decode_state(bytes).map(|state| state.version),
+    }
+}
+
 /// Reads a change event.
 ///
 /// # Errors
@@ -131,12 +143,25 @@ struct Head {
     format: u32,
 }
 
+/// A profile state's format and version.
+#[derive(Clone, PartialEq, prost::Message)]
+struct Versioned {
+    #[prost(uint32, tag = "1")]
+    format: u32,
+    #[prost(uint64, tag = "3")]
+    version: u64,
+}
+
 fn decode<M: Stored>(bytes: &[u8]) -> Result<M, Error> {
     let malformed = |reason: String| Error::Malformed {
         what: M::WHAT,
         reason,
     };
-    // A newer format may hold what this one cannot read, so the format is read alone before anything else.
+    match M::decode(bytes) {
+        Ok(message) if message.format() == FORMAT => return Ok(message),
+        _ => {}
+    }
+    // A newer format may hold what this one cannot read, so of the rest the format is read alone.
     let head = Head::decode(bytes).map_err(|error| malformed(error.to_string()))?;
     match head.format {
         0 => Err(malformed("it has no format".to_owned())),

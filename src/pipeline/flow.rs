@@ -242,7 +242,17 @@ impl<'a> Flow<'a> {
             return Ok(Some(Arc::clone(state)));
         }
         match self.parts.store.view.get(key.0, &key.1)? {
-            Some(bytes) => Ok(Some(Arc::new(codec::decode_state(&bytes)?))),
+            // Its texts are looked at for the first time: what was read back was looked through for its version alone.
+            Some(bytes) => match codec::decode_state(&bytes) {
+                Ok(state) => Ok(Some(Arc::new(state))),
+                Err(error) => Err(Error::Foreign {
+                    place: format!(
+                        "a profile of partition {}, as the profiles topic has it",
+                        key.0
+                    ),
+                    reason: error.to_string(),
+                }),
+            },
             None => Ok(None),
         }
     }

@@ -1,12 +1,18 @@
 //! What a partition begins with: its view up to date, and its checkpoint.
 
+mod pending;
+
 use std::collections::HashMap;
+use std::panic::resume_unwind;
 use std::sync::atomic::AtomicBool;
+use std::thread;
+
+use pending::Pending;
 
 use super::{Config, Error};
 use crate::codec::{self, proto};
 use crate::source::{self, Assigned, Back, Wanted};
-use crate::store::{Applied, Change, Store, ViewBatch};
+use crate::store::{Change, Store, View, ViewBatch};
 use crate::{failpoint, metrics};
 
 /// A partition whose view is up to date.
@@ -24,8 +30,8 @@ pub(super) struct Restored {
 /// A view that was not written for so long is built anew: tombstones may have been compacted away that it never saw.
 /// Half of Kafka's default `delete.retention.ms`.
 const STALE_MS: i64 = 12 * 3600 * 1000;
-/// Records applied to the view at once.
-const CHUNK: usize = 1000;
+/// Records between two words of how many are left.
+const TELL_EVERY: i64 = 1000;
 
 /// Brings the views of the partitions up to date and reads their checkpoints. Blocks.
 pub(super) fn restore(
@@ -56,31 +62,60 @@ pub(super) fn restore(
         let checkpoint = view.checkpoint(partition)?.map_or(0, |(next, _)| next);
         wanted.push(want(&config.topics.checkpoints, checkpoint));
     }
-    let mut batch = ViewBatch::default();
+    // One thread reads and another writes: neither waits for the other as long as both have something to do.
+    let (pending, pieces) = Pending::new(now_ms);
+    let checkpoints = thread::scope(|scope| {
+        let writing = scope.spawn(move || pending::write(view, &pieces));
+        let read = read(config, view, &wanted, positions, pending, cancelled);
+        // What kept it from writing comes first: the reader only knows that nobody takes its pieces any more.
+        match writing.join() {
+            Ok(written) => written?,
+            Err(panic) => resume_unwind(panic),
+        }
+        read
+    })?;
+    view.apply(&ViewBatch {
+        checkpoints,
+        ..ViewBatch::default()
+    })?;
+    assigned.iter().map(|a| begin(config, store, a)).collect()
+}
+
+/// The next offset of the checkpoints partition to read and the last checkpoint, for each partition that has one.
+type Checkpoints = Vec<(i32, i64, Vec<u8>)>;
+
+/// Reads what is wanted: profiles into `pending`, from `positions` on, and the last checkpoints.
+fn read(
+    config: &Config,
+    view: &View,
+    wanted: &[Wanted],
+    mut positions: HashMap<i32, i64>,
+    mut pending: Pending,
+    cancelled: &AtomicBool,
+) -> Result<Checkpoints, Error> {
+    let mut checkpoints = Checkpoints::new();
     let read = ::metrics::counter!(metrics::RESTORE_RECORDS);
     let ends = source::restore::<Error>(
         &config.source.properties,
         &config.source.group,
-        &wanted,
+        wanted,
         config.restore_timeout,
         cancelled,
-        |Back {
-             topic,
-             partition,
-             offset,
-             end,
-             record,
-             ..
-         }| {
+        |back| {
+            let Back {
+                topic,
+                partition,
+                offset,
+                end,
+                ..
+            } = back;
             read.increment(1);
             failpoint::pass("record_restored");
             if topic == config.topics.checkpoints {
-                if let Some(value) = &record.value {
+                if let Some(value) = back.value() {
                     codec::decode_checkpoint(value)?;
-                    batch.checkpoints.retain(|(p, ..)| *p != partition);
-                    batch
-                        .checkpoints
-                        .push((partition, offset + 1, value.to_vec()));
+                    checkpoints.retain(|(p, ..)| *p != partition);
+                    checkpoints.push((partition, offset + 1, value.to_vec()));
                 }
                 return Ok(());
             }
@@ -92,63 +127,44 @@ pub(super) fn restore(
                 view.clear_profiles(partition)?;
             }
             let place = || format!("{topic}[{partition}] at {offset}");
-            let user = record
-                .key
-                .as_deref()
-                .and_then(|k| std::str::from_utf8(k).ok());
+            let user = back.key().and_then(|k| std::str::from_utf8(k).ok());
             let user = user.ok_or_else(|| Error::Foreign {
                 place: place(),
                 reason: "the key is no user".to_owned(),
             })?;
-            let state = match &record.value {
+            let state = match back.value() {
                 None => None,
                 Some(value) => {
-                    let state = codec::decode_state(value).map_err(|e| Error::Foreign {
+                    let version = codec::state_version(value).map_err(|e| Error::Foreign {
                         place: place(),
                         reason: e.to_string(),
                     })?;
-                    Some((state.version, value.to_vec()))
+                    Some((version, value.to_vec()))
                 }
             };
-            batch.changes.push(Change {
+            let change = Change {
                 partition,
                 user: user.into(),
                 state,
-            });
-            batch.positions.retain(|(p, _)| *p != partition);
-            batch.positions.push((
-                partition,
-                Applied {
-                    offset: offset + 1,
-                    at_ms: now_ms,
-                },
-            ));
-            if batch.changes.len() >= CHUNK {
+            };
+            if offset % TELL_EVERY == 0 {
                 remaining(partition, end - offset);
-                view.apply(&std::mem::take(&mut batch))?;
             }
-            Ok(())
+            pending.push(change, offset + 1)
         },
     )?;
-    for (partition, position) in positions {
+    for (&partition, &position) in &positions {
         let profiles = (config.topics.profiles.clone(), partition);
         if let Some(end) = ends.get(&profiles) {
             if end.began_anew && position > 0 {
                 view.clear_profiles(partition)?;
             }
             remaining(partition, 0);
-            batch.positions.retain(|(p, _)| *p != partition);
-            batch.positions.push((
-                partition,
-                Applied {
-                    offset: end.next,
-                    at_ms: now_ms,
-                },
-            ));
+            pending.ends_at(partition, end.next);
         }
     }
-    view.apply(&batch)?;
-    assigned.iter().map(|a| begin(config, store, a)).collect()
+    pending.send_all()?;
+    Ok(checkpoints)
 }
 
 #[allow(clippy::cast_precision_loss)] // gauges are floats

@@ -16,6 +16,7 @@ use tokio::sync::mpsc::Sender;
 
 use super::rebalance::{Context, FULL, Flow, Passed};
 use super::record::{Copies, record, timestamp_ms};
+use super::restore::QUEUE_BACKOFF_MS;
 use super::{Config, Error, Message, Read};
 use crate::event::Record;
 
@@ -72,7 +73,9 @@ impl<D: Send + 'static> Kafka<D> {
         decode: impl FnMut(i32, i64, Option<i64>, Record) -> D + Send + 'static,
     ) -> Result<Self, Error> {
         let mut client = ClientConfig::new();
-        client.set("queued.max.messages.kbytes", "16384");
+        client
+            .set("queued.max.messages.kbytes", "16384")
+            .set("fetch.queue.backoff.ms", QUEUE_BACKOFF_MS);
         client.extend(config.properties.iter().cloned());
         // These carry the guarantees and are not the user's to change: offsets are committed in the transaction only,
         // a position outside the log is an error and never a reset, aborted input is never read.

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use rdkafka::config::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
 use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
-use rdkafka::message::Message as _;
+use rdkafka::message::{BorrowedMessage, Message as _};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use rdkafka::types::RDKafkaRespErr;
 
@@ -36,8 +36,7 @@ pub struct Restored {
     pub began_anew: bool,
 }
 
-/// A record read back.
-#[derive(Debug)]
+/// A record read back, in the reader's buffer still.
 pub struct Back<'a> {
     /// Its topic.
     pub topic: &'a str,
@@ -49,8 +48,28 @@ pub struct Back<'a> {
     pub end: i64,
     /// Kafka's timestamp in milliseconds since the Unix epoch; `None` where it is unset (0 or less).
     pub timestamp_ms: Option<i64>,
-    /// The record itself.
-    pub record: Record,
+    message: &'a BorrowedMessage<'a>,
+    copies: &'a mut Copies,
+}
+
+impl<'a> Back<'a> {
+    /// Its key.
+    #[must_use]
+    pub fn key(&self) -> Option<&'a [u8]> {
+        self.message.key()
+    }
+
+    /// Its value; `None` is a tombstone.
+    #[must_use]
+    pub fn value(&self) -> Option<&'a [u8]> {
+        self.message.payload()
+    }
+
+    /// A copy of it, with its headers.
+    #[must_use]
+    pub fn record(&mut self) -> Record {
+        record(self.message, self.copies)
+    }
 }
 
 /// Reads each wanted partition `read_committed` to the end that it has now for a `read_uncommitted` client, and gives every record to
@@ -134,6 +153,8 @@ pub fn restore<E: From<Error>>(
         let doing = || format!("reading {topic} back");
         reader.assign(&from).map_err(Error::kafka(doing()))?;
         let mut copies = Copies::default();
+        // Where each partition is read on from.
+        let mut next: HashMap<i32, i64> = HashMap::new();
         let mut ended = HashSet::new();
         let mut heard = Instant::now();
         while ended.len() < from.count() {
@@ -148,11 +169,10 @@ pub fn restore<E: From<Error>>(
                         offset,
                         end: ends.get(&partition).copied().unwrap_or(offset + 1),
                         timestamp_ms: timestamp_ms(&message),
-                        record: record(&message, &mut copies),
+                        message: &message,
+                        copies: &mut copies,
                     })?;
-                    if let Some(r) = done.get_mut(&(topic.to_owned(), partition)) {
-                        r.next = offset + 1;
-                    }
+                    next.insert(partition, offset + 1);
                 }
                 // The stable offset was at the end asked for before this consumer fetched anything, so the end of the
                 // partition, as it sees it, lies there or behind. What is committed meanwhile is of no former owner.
@@ -170,6 +190,11 @@ pub fn restore<E: From<Error>>(
                     .into());
                 }
                 None => {}
+            }
+        }
+        for (partition, next) in next {
+            if let Some(restored) = done.get_mut(&(topic.to_owned(), partition)) {
+                restored.next = next;
             }
         }
     }
@@ -309,6 +334,10 @@ pub fn committed(
     Ok(offsets.collect())
 }
 
+/// How long librdkafka does not fetch for a partition once as much is queued as it likes to have. Its own second is longer
+/// than a fast reader takes for all of that, and would then wait.
+pub(super) const QUEUE_BACKOFF_MS: &str = "10";
+
 /// A consumer that joins no group: it reads what it is assigned.
 ///
 /// librdkafka wants a group id all the same, and asks for the group's coordinator. It is the service's own, so that no
@@ -319,6 +348,7 @@ pub(super) fn client(
     isolation: &str,
 ) -> Result<BaseConsumer, Error> {
     let mut client = ClientConfig::new();
+    client.set("fetch.queue.backoff.ms", QUEUE_BACKOFF_MS);
     client.extend(properties.iter().cloned());
     client
         .set("group.id", group)

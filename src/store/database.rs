@@ -1,5 +1,6 @@
 //! The open sled database: a panic inside it is an error, and after a fault it can be closed and opened anew in its place.
 
+use std::collections::BTreeMap;
 use std::fs::{self, File, TryLockError};
 use std::io;
 use std::ops::Range;
@@ -9,7 +10,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, OnceLock, PoisonError, RwLock, mpsc};
 use std::time::{Duration, Instant};
 
-use super::{Error, io_at, journal};
+use super::{Error, io_at, journal, packed};
 
 /// How long a database that is broken may take to close. One that hangs is left behind: nobody asks it any more.
 const CLOSING: Duration = Duration::from_secs(5);
@@ -32,6 +33,9 @@ pub(super) struct Trees {
     pub(super) db: sled::Db,
     pub(super) view: sled::Tree,
     pub(super) journal: sled::Tree,
+    /// What was read back in great number (`packed.rs`), and how many runs of it each partition has.
+    pub(super) packed: sled::Tree,
+    pub(super) runs: Mutex<BTreeMap<i32, u32>>,
     /// The journal's numbers in use: from the oldest entry to the one before the end.
     pub(super) numbers: Mutex<Range<u64>>,
     /// Bytes of a segment of its log.
@@ -280,7 +284,10 @@ fn try_open(path: &Path, cache_bytes: u64) -> Result<Trees, Error> {
     })?;
     let opened = caught("opening", || {
         let journal = db.open_tree("journal")?;
+        let packed = db.open_tree("packed")?;
         Ok(Trees {
+            runs: Mutex::new(packed::counts(&packed)?),
+            packed,
             view: db.open_tree("view")?,
             numbers: Mutex::new(journal::numbers(&journal)?),
             journal,

@@ -40,9 +40,9 @@ fn a_second_process_on_the_folder_is_refused_by_name() {
 #[test]
 fn a_newer_folder_is_refused_by_name() {
     let dir = tempfile::tempdir().unwrap();
-    fs::write(dir.path().join(FORMAT_FILE), "3\n").unwrap();
+    fs::write(dir.path().join(FORMAT_FILE), "4\n").unwrap();
     let error = Store::open(&config(dir.path())).unwrap_err().to_string();
-    assert!(error.contains("format 3"), "{error}");
+    assert!(error.contains("format 4"), "{error}");
 }
 
 #[test]
@@ -63,7 +63,7 @@ fn an_older_folder_is_read_with_the_segments_that_it_was_made_with_and_refused_b
         assert_eq!(store.rebuilt, None);
         assert_eq!(
             fs::read_to_string(dir.path().join(FORMAT_FILE)).unwrap(),
-            "2\n"
+            "3\n"
         );
         store.journal.put(&[1; 32], b"kept").unwrap();
     }
@@ -155,7 +155,7 @@ fn a_format_that_is_no_number_is_damage_and_not_a_newer_limn() {
         fs::write(dir.path().join(ID_FILE), b"\xff\xfe").unwrap();
         let store = Store::open(&config(dir.path())).unwrap();
         assert_eq!(store.id().unwrap().len(), 16);
-        assert_eq!(fs::read(dir.path().join(FORMAT_FILE)).unwrap(), b"2\n");
+        assert_eq!(fs::read(dir.path().join(FORMAT_FILE)).unwrap(), b"3\n");
     }
 }
 
@@ -227,8 +227,27 @@ fn state(user: u64, number: u64) -> Vec<u8> {
     format!("user{user} at {number}: {}", "likes tea. ".repeat(100)).into_bytes()
 }
 
+/// What was read back before the first batch, packed, and not touched since.
+fn restored(store: &Store) -> Result<(), Error> {
+    let changes = (USERS..2 * USERS).map(|user| Change {
+        partition: 0,
+        user: format!("user{user}").into(),
+        state: Some((1, state(user, 0))),
+    });
+    let at = Applied {
+        offset: 0,
+        at_ms: 7,
+    };
+    store.view.restore(0, changes.collect(), at, true)
+}
+
 /// The view as it is after so many batches.
 fn is_after(store: &Store, batches: u64) -> Result<bool, Error> {
+    for user in USERS..2 * USERS {
+        if store.view.get(0, &format!("user{user}"))? != Some(state(user, 0)) {
+            return Ok(false);
+        }
+    }
     for user in 0..USERS {
         let last = (1..=batches).rev().find(|n| (user + n).is_multiple_of(3));
         let kept = store.view.get(0, &format!("user{user}"))?;
@@ -269,6 +288,7 @@ fn serve(store: &Store, seed: u64) -> bool {
             Some(at) => u64::try_from(at.offset).unwrap(),
             None => {
                 store.view.clear(0)?;
+                restored(store)?;
                 0
             }
         };
@@ -314,6 +334,9 @@ fn a_folder_that_is_damaged_anywhere_is_begun_anew_without_a_hand() {
     let whole = dir.path().join("whole");
     for part in 0..4 {
         let store = Store::open(&config(&whole)).unwrap();
+        if part == 0 {
+            restored(&store).unwrap();
+        }
         for number in part * BATCHES / 4 + 1..=(part + 1) * BATCHES / 4 {
             store.view.apply(&batch(number)).unwrap();
             let hash = [u8::try_from(number).unwrap(); 32];

@@ -5,6 +5,7 @@ use std::ops::Bound;
 use std::sync::Arc;
 
 use super::database::{Database, Trees, cost};
+use super::packed::{self, Packed};
 use super::{Error, seal, unseal};
 use crate::failpoint;
 
@@ -29,10 +30,20 @@ pub struct Change {
 }
 
 impl Change {
-    /// What it costs to write: with the new state, what was current until now becomes history.
+    /// What it costs to write: with the new state, what was current until now becomes history; an erased one is taken out of a
+    /// block.
     fn cost(&self) -> usize {
+        match &self.state {
+            Some((_, state)) => cost(2, 2 * state.len()),
+            None => cost(2, packed::BLOCK_BYTES),
+        }
+    }
+
+    /// About what it takes of the memory.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
         let state = self.state.as_ref().map_or(0, |(_, state)| state.len());
-        cost(2, 2 * state)
+        size_of::<Self>() + self.user.len() + state
     }
 }
 
@@ -60,6 +71,15 @@ pub struct View {
 /// Entries read or removed at once where there may be many.
 const PAGE: usize = 512;
 
+/// From so many bytes of states on, what was read back of a partition is packed. Less is written state by state: a partition
+/// that comes and goes without an update would have another run each time. In a debug build it takes little, so that the
+/// tests and the fault suite meet packed states.
+const PACKED_FROM: usize = if cfg!(debug_assertions) {
+    1 << 10
+} else {
+    256 << 10
+};
+
 impl View {
     pub(super) fn new(database: Arc<Database>, history: u64) -> Self {
         Self { database, history }
@@ -70,9 +90,8 @@ impl View {
     /// # Errors
     /// [`Error::Torn`] where the value does not match its checksum.
     pub fn get(&self, partition: i32, user: &str) -> Result<Option<Vec<u8>>, Error> {
-        let key = current_key(partition, user);
         self.database
-            .with(|trees| Ok(current(trees, &key)?.map(|(_, state)| state)))
+            .with(|trees| Ok(current(trees, partition, user)?.map(|(_, state)| state)))
     }
 
     /// The versions kept of a user, oldest first, the current one last.
@@ -81,17 +100,24 @@ impl View {
     /// [`Error::Torn`] where a value does not match its checksum.
     pub fn versions(&self, partition: i32, user: &str) -> Result<Vec<Vec<u8>>, Error> {
         self.database.with(|trees| {
-            let current = current(trees, &current_key(partition, user))?;
+            let current = current(trees, partition, user)?;
             let end = match &current {
                 Some((Some(version), _)) => history_key(partition, user, *version),
                 // An older limn's: the current version is among them.
                 _ => history_key(partition, user, u64::MAX),
             };
-            let mut versions = Vec::new();
+            // Packed ones stay where they are when they grow too old, and when the current one was packed it is among them.
+            let mut kept = packed::versions(trees, partition, user)?;
+            if let Some((Some(version), _)) = &current {
+                kept.retain(|old, _| {
+                    (version.saturating_sub(self.history)..*version).contains(old)
+                });
+            }
             for entry in trees.view.range(history_prefix(partition, user)..end) {
                 let (key, sealed) = entry?;
-                versions.push(checked(&key, &sealed)?);
+                kept.insert(history_version(&key)?, checked(&key, &sealed)?);
             }
+            let mut versions: Vec<_> = kept.into_values().collect();
             if let Some((Some(_), state)) = current {
                 versions.push(state);
             }
@@ -148,8 +174,9 @@ impl View {
         if before.is_some() {
             // Emptied first, positions before all: a crash in between leaves the old name, and all of this is done again.
             for kind in *b"pcsh" {
-                self.remove_all(&[kind])?;
+                self.remove_all(|trees| &trees.view, &[kind])?;
             }
+            self.remove_packed(None)?;
         }
         self.database.write(cost(1, origin.len()), |trees| {
             trees
@@ -198,6 +225,83 @@ impl View {
         }
     }
 
+    /// Applies what was read back of a partition's profiles, in the order of the topic, and then its position. Much of it is
+    /// written packed, and whatever it is where `more` follows; nobody may change profiles of the partition meanwhile. A crash
+    /// leaves what [`View::apply`] leaves.
+    ///
+    /// # Errors
+    /// As [`View::apply`].
+    pub fn restore(
+        &self,
+        partition: i32,
+        mut changes: Vec<Change>,
+        applied: Applied,
+        more: bool,
+    ) -> Result<(), Error> {
+        let much = more || changes.iter().map(Change::bytes).sum::<usize>() >= PACKED_FROM;
+        // A state that is written by itself goes before the packed ones, so none may be there that is older.
+        let first = || {
+            self.database.with(|trees| {
+                let mut alone = trees.view.scan_prefix(key(b's', partition));
+                Ok(alone.next().transpose()?.is_none())
+            })
+        };
+        if much && first()? {
+            self.pack(partition, &changes)?;
+            changes.clear();
+        }
+        self.apply(&ViewBatch {
+            changes,
+            positions: vec![(partition, applied)],
+            checkpoints: Vec::new(),
+        })
+    }
+
+    /// Writes these changes of a partition packed.
+    fn pack(&self, partition: i32, changes: &[Change]) -> Result<(), Error> {
+        let user = |at: usize| &*changes[at].user;
+        let orders = changes.iter().map(|c| packed::order(&c.user));
+        let mut order: Vec<(u64, usize)> = orders.zip(0..).collect();
+        order.sort_unstable_by(|&(a, at), &(b, behind)| {
+            // Users of one hash apart, those of one user as they were read.
+            let users = || (user(at), at).cmp(&(user(behind), behind));
+            a.cmp(&b).then_with(users)
+        });
+        let mut kept = Vec::with_capacity(order.len());
+        let mut erased = Vec::new();
+        for same in order.chunk_by(|&(_, a), &(_, b)| user(a) == user(b)) {
+            let begin = kept.len();
+            for &(order, at) in same {
+                match &changes[at].state {
+                    Some((version, state)) => {
+                        let packed = Packed {
+                            user: user(at),
+                            version: *version,
+                            state,
+                        };
+                        kept.push((order, packed));
+                    }
+                    None => {
+                        kept.truncate(begin);
+                        erased.push(user(at));
+                    }
+                }
+            }
+            if let Some((_, last)) = kept[begin..].last() {
+                let oldest = last.version.saturating_sub(self.history);
+                let all = kept[begin..].iter();
+                let older = all.take_while(|(_, p)| p.version < oldest).count();
+                kept.drain(begin..begin + older);
+            }
+        }
+        for user in erased {
+            self.database.write(cost(1, packed::BLOCK_BYTES), |trees| {
+                packed::erase(trees, partition, user)
+            })?;
+        }
+        packed::write(&self.database, partition, kept.into_iter())
+    }
+
     fn apply_at_once(
         &self,
         changes: &[Change],
@@ -238,7 +342,7 @@ impl View {
                         match last.get(&key) {
                             Some(Some((old, state))) if old < version => keep(*old, state),
                             None if *version > 1 && self.history > 0 => {
-                                if let Some((Some(old), state)) = current(trees, &key)?
+                                if let Some((Some(old), state)) = current(trees, partition, user)?
                                     && old < *version
                                 {
                                     keep(old, &state);
@@ -250,6 +354,8 @@ impl View {
                         version.saturating_sub(self.history)
                     }
                     None => {
+                        // Before the rest, with which the position goes on.
+                        packed::erase(trees, partition, user)?;
                         last.insert(key, None);
                         u64::MAX
                     }
@@ -299,22 +405,33 @@ impl View {
     }
 
     fn clear_kinds(&self, partition: i32, kinds: &[u8]) -> Result<(), Error> {
-        kinds
-            .iter()
-            .try_for_each(|&kind| self.remove_all(&key(kind, partition)))
+        for &kind in kinds {
+            self.remove_all(|trees| &trees.view, &key(kind, partition))?;
+        }
+        self.remove_packed(Some(partition))
+    }
+
+    /// Removes the packed states of a partition, or of all.
+    fn remove_packed(&self, partition: Option<i32>) -> Result<(), Error> {
+        let prefix = partition.map_or_else(Vec::new, |p| p.to_be_bytes().to_vec());
+        self.remove_all(|trees| &trees.packed, &prefix)?;
+        self.database.with(|trees| {
+            packed::forget(trees, partition);
+            Ok(())
+        })
     }
 
     /// Removes what begins with this, a page at a time.
-    fn remove_all(&self, prefix: &[u8]) -> Result<(), Error> {
+    fn remove_all(&self, of: fn(&Trees) -> &sled::Tree, prefix: &[u8]) -> Result<(), Error> {
         loop {
             let removed = self.database.write(cost(PAGE, 0), |trees| {
                 let mut batch = sled::Batch::default();
                 let mut removed = 0;
-                for key in trees.view.scan_prefix(prefix).keys().take(PAGE) {
+                for key in of(trees).scan_prefix(prefix).keys().take(PAGE) {
                     batch.remove(key?);
                     removed += 1;
                 }
-                trees.view.apply_batch(batch)?;
+                of(trees).apply_batch(batch)?;
                 Ok(removed)
             })?;
             if removed < PAGE {
@@ -339,35 +456,24 @@ impl View {
         })
     }
 
-    /// Every current state of a partition as it was encoded, by user. Behind an error nothing follows.
+    /// Every current state of a partition as it was encoded. Behind an error nothing follows.
     pub fn states(&self, partition: i32) -> impl Iterator<Item = Result<Vec<u8>, Error>> + '_ {
-        let prefix = key(b's', partition);
-        let mut from = Some(Bound::Included(prefix.clone()));
+        let mut next = Some(Next::Alone(Bound::Included(key(b's', partition))));
         // A page at a time: nothing of sled leaves its room, so that the database can be closed between two pages.
-        let mut page = move || -> Result<Vec<Vec<u8>>, Error> {
-            let Some(start) = from.take() else {
-                return Ok(Vec::new());
-            };
-            self.database.with(|trees| {
-                let mut states = Vec::new();
-                let all = trees.view.range((start, Bound::Unbounded));
-                for entry in all.take(PAGE) {
-                    let (key, sealed) = entry?;
-                    if !key.starts_with(&prefix) {
-                        return Ok(states);
-                    }
-                    states.push(unseal_current(&key, &sealed)?.1);
-                    from = (states.len() == PAGE).then(|| Bound::Excluded(key.to_vec()));
+        let page = move || {
+            let from = next.take()?;
+            let page = self
+                .database
+                .with(|trees| states_from(trees, partition, from));
+            match page {
+                Ok((states, behind)) => {
+                    next = behind;
+                    Some(states.into_iter().map(Ok).collect::<Vec<_>>())
                 }
-                Ok(states)
-            })
+                Err(error) => Some(vec![Err(error)]),
+            }
         };
-        std::iter::from_fn(move || match page() {
-            Ok(states) if states.is_empty() => None,
-            Ok(states) => Some(states.into_iter().map(Ok).collect::<Vec<_>>()),
-            Err(error) => Some(vec![Err(error)]),
-        })
-        .flatten()
+        std::iter::from_fn(page).flatten()
     }
 
     fn read(&self, key: &[u8]) -> Result<Option<Vec<u8>>, Error> {
@@ -404,11 +510,49 @@ fn unseal_current(key: &[u8], sealed: &[u8]) -> Result<Current, Error> {
     }
 }
 
-fn current(trees: &Trees, key: &[u8]) -> Result<Option<Current>, Error> {
-    let sealed = trees.view.get(key)?;
-    sealed
-        .map(|sealed| unseal_current(key, &sealed))
-        .transpose()
+fn current(trees: &Trees, partition: i32, user: &str) -> Result<Option<Current>, Error> {
+    let key = current_key(partition, user);
+    if let Some(sealed) = trees.view.get(&key)? {
+        return unseal_current(&key, &sealed).map(Some);
+    }
+    let packed = packed::newest(trees, partition, user)?;
+    Ok(packed.map(|(_, version, state)| (Some(version), state)))
+}
+
+/// Where reading every current state goes on: among those that are written by themselves, or the packed ones.
+enum Next {
+    Alone(Bound<Vec<u8>>),
+    Packed(Bound<Vec<u8>>),
+}
+
+/// A page of current states, and where it goes on, if it does.
+fn states_from(
+    trees: &Trees,
+    partition: i32,
+    from: Next,
+) -> Result<(Vec<Vec<u8>>, Option<Next>), Error> {
+    let from = match from {
+        Next::Alone(from) => from,
+        Next::Packed(from) => {
+            let alone = |user: &str| Ok(trees.view.contains_key(current_key(partition, user))?);
+            let page = packed::page(trees, partition, from, alone)?;
+            return Ok((page.states, page.next.map(Next::Packed)));
+        }
+    };
+    let prefix = key(b's', partition);
+    let mut states = Vec::new();
+    for entry in trees.view.range((from, Bound::Unbounded)).take(PAGE) {
+        let (key, sealed) = entry?;
+        if !key.starts_with(&prefix) {
+            break;
+        }
+        states.push(unseal_current(&key, &sealed)?.1);
+        if states.len() == PAGE {
+            let next = Bound::Excluded(key.to_vec());
+            return Ok((states, Some(Next::Alone(next))));
+        }
+    }
+    Ok((states, Some(Next::Packed(packed::beginning(partition)))))
 }
 
 fn key(kind: u8, partition: i32) -> Vec<u8> {
@@ -435,6 +579,14 @@ fn history_key(partition: i32, user: &str, version: u64) -> Vec<u8> {
     let mut key = history_prefix(partition, user);
     key.extend_from_slice(&version.to_be_bytes());
     key
+}
+
+/// The version that a key of the history ends with.
+fn history_version(key: &[u8]) -> Result<u64, Error> {
+    let torn = || Error::Torn("a key of the history has no version".to_owned());
+    key.last_chunk::<8>()
+        .map(|version| u64::from_be_bytes(*version))
+        .ok_or_else(torn)
 }
 
 #[cfg(test)]

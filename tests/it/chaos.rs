@@ -14,7 +14,6 @@ mod topics;
 
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
 
@@ -176,17 +175,23 @@ fn table() {
             found
         })
         .collect();
-    let all: Vec<(&Fault, u64)> = (first..first + runs)
-        .flat_map(|seed| faults.iter().map(move |fault| (*fault, seed)))
-        .collect();
-    let next = AtomicUsize::new(0);
+    let all = (first..first + runs).flat_map(|seed| faults.iter().map(move |fault| (*fault, seed)));
+    let (shared, own): (Vec<_>, Vec<_>) =
+        all.partition(|(fault, _)| matches!(fault.brokers, Shared));
+    let (shared, own) = (Mutex::new(shared.into_iter()), Mutex::new(own.into_iter()));
     let rows: Mutex<BTreeMap<usize, Row>> = Mutex::default();
     std::thread::scope(|scope| {
-        for _ in 0..number("LIMN_CHAOS_JOBS", 2) {
-            scope.spawn(|| {
-                while let Some((fault, seed)) = all.get(next.fetch_add(1, Ordering::Relaxed)) {
+        for job in 0..number("LIMN_CHAOS_JOBS", 2) {
+            let (shared, own, rows) = (&shared, &own, &rows);
+            // Those with brokers of their own go one at a time: the first job begins with them, and no other waits for one.
+            let next = move || {
+                let alone = (job == 0).then(|| own.lock().unwrap().next()).flatten();
+                alone.or_else(|| shared.lock().unwrap().next())
+            };
+            scope.spawn(move || {
+                while let Some((fault, seed)) = next() {
                     let began = Instant::now();
-                    let report = catch_unwind(AssertUnwindSafe(|| fault.run(*seed)));
+                    let report = catch_unwind(AssertUnwindSafe(|| fault.run(seed)));
                     let mut rows = rows.lock().unwrap();
                     let at = FAULTS.iter().position(|f| f.name == fault.name).unwrap();
                     let row = rows.entry(at).or_default();
@@ -200,7 +205,7 @@ fn table() {
                             eprintln!("ok      {} seed {seed}", fault.name);
                         }
                         Err(_) => {
-                            row.failed.push(*seed);
+                            row.failed.push(seed);
                             eprintln!("FAILED  {} seed {seed}", fault.name);
                         }
                     }

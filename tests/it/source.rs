@@ -486,7 +486,7 @@ fn read_back(broker: &Broker, topic: &str, wait: Duration) -> Result<(Vec<String
         wait,
         &AtomicBool::new(false),
         |back| {
-            read.push(String::from_utf8(back.record.value.unwrap().into()).unwrap());
+            read.push(String::from_utf8(back.value().unwrap().to_vec()).unwrap());
             Ok(())
         },
     )?;

@@ -1,0 +1,295 @@
+//! States that were read back in great number, packed: sled clones a leaf of its tree for each value that is written, so a
+//! value for each state is what a restore would wait for.
+//!
+//! As in a log-structured merge tree: what was read back is sorted and written as a *run* of *blocks*, each of them one value
+//! of sled's. The order is that of the users' hashes, which is made faster than that of their names and spreads names alike.
+//! A newer run goes before an older one, and a state of its own (`View::apply`) before all of them; such states are written
+//! only behind the runs of their partition, never before one.
+//!
+//! A run that a crash has cut off stays where it is: all that it holds was read back from a position that the view still
+//! has, so it is read again and written once more, into a newer run.
+
+use std::collections::BTreeMap;
+use std::ops::Bound;
+use std::sync::PoisonError;
+
+use super::database::{Database, Trees, cost};
+use super::{Error, seal, unseal};
+
+/// Bytes of a block, behind which the next one begins: some dozens of states. A state is looked up by reading its block.
+pub(super) const BLOCK_BYTES: usize = 8 << 10;
+
+/// One version of a user's state.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Packed<'a> {
+    pub(super) user: &'a str,
+    pub(super) version: u64,
+    pub(super) state: &'a [u8],
+}
+
+/// Where a user stands in the order.
+pub(super) fn order(user: &str) -> u64 {
+    let hash = blake3::hash(user.as_bytes());
+    hash.as_bytes()
+        .first_chunk::<8>()
+        .map_or(0, |b| u64::from_be_bytes(*b))
+}
+
+fn run_key(partition: i32, run: u32) -> Vec<u8> {
+    let mut key = partition.to_be_bytes().to_vec();
+    key.extend_from_slice(&run.to_be_bytes());
+    key
+}
+
+fn block_key(partition: i32, run: u32, first: u64) -> Vec<u8> {
+    let mut key = run_key(partition, run);
+    key.extend_from_slice(&first.to_be_bytes());
+    key
+}
+
+/// How many runs each partition has, from their keys.
+pub(super) fn counts(tree: &sled::Tree) -> Result<BTreeMap<i32, u32>, Error> {
+    let torn = || Error::Torn("a block of packed states has no key of one".to_owned());
+    let mut counts = BTreeMap::new();
+    // From the end, a partition at a time.
+    let mut last = tree.last()?;
+    while let Some((key, _)) = last {
+        let (partition, rest) = key.split_first_chunk::<4>().ok_or_else(torn)?;
+        let run = rest.first_chunk::<4>().ok_or_else(torn)?;
+        let count = u32::from_be_bytes(*run).saturating_add(1);
+        counts.insert(i32::from_be_bytes(*partition), count);
+        last = tree.get_lt(partition)?;
+    }
+    Ok(counts)
+}
+
+/// Counts no runs of this partition any more, or of any; their blocks are gone.
+pub(super) fn forget(trees: &Trees, partition: Option<i32>) {
+    let mut runs = trees.runs.lock().unwrap_or_else(PoisonError::into_inner);
+    match partition {
+        Some(partition) => drop(runs.remove(&partition)),
+        None => runs.clear(),
+    }
+}
+
+/// How many runs a partition has.
+pub(super) fn count(trees: &Trees, partition: i32) -> u32 {
+    let runs = trees.runs.lock().unwrap_or_else(PoisonError::into_inner);
+    runs.get(&partition).copied().unwrap_or(0)
+}
+
+/// Writes one more run. The states come in their [`order`], those of a user one behind another, the newest last.
+pub(super) fn write<'a>(
+    database: &Database,
+    partition: i32,
+    states: impl Iterator<Item = (u64, Packed<'a>)>,
+) -> Result<(), Error> {
+    let run = database.with(|trees| Ok(count(trees, partition)))?;
+    let most = database.most() / 2;
+    // Blocks that are written together, and what they cost.
+    let (mut blocks, mut sum) = (Vec::new(), 0);
+    let put = |blocks: &mut Vec<(u64, Vec<u8>)>, sum: &mut usize| {
+        database.write(*sum, |trees| {
+            for (first, payload) in blocks.drain(..) {
+                let key = block_key(partition, run, first);
+                trees.packed.insert(&key[..], seal(1, &key, &[&payload]))?;
+            }
+            Ok(())
+        })?;
+        *sum = 0;
+        Ok::<_, Error>(())
+    };
+    let mut block = Vec::with_capacity(2 * BLOCK_BYTES);
+    let (mut first, mut last) = (0, None);
+    for (order, state) in states {
+        // Equals stay in one block: a block is found by the first of them.
+        if block.len() >= BLOCK_BYTES && last != Some(order) {
+            let full = std::mem::replace(&mut block, Vec::with_capacity(2 * BLOCK_BYTES));
+            let cost = cost(1, full.len());
+            if sum > 0 && sum + cost > most {
+                put(&mut blocks, &mut sum)?;
+            }
+            sum += cost;
+            blocks.push((first, full));
+        }
+        if block.is_empty() {
+            first = order;
+        }
+        last = Some(order);
+        append(&mut block, &state);
+    }
+    if !block.is_empty() {
+        sum += cost(1, block.len());
+        blocks.push((first, block));
+    }
+    if blocks.is_empty() {
+        return Ok(());
+    }
+    put(&mut blocks, &mut sum)?;
+    database.with(|trees| {
+        let mut runs = trees.runs.lock().unwrap_or_else(PoisonError::into_inner);
+        runs.insert(partition, run.saturating_add(1));
+        Ok(())
+    })
+}
+
+fn append(block: &mut Vec<u8>, packed: &Packed<'_>) {
+    let text = |block: &mut Vec<u8>, bytes: &[u8]| {
+        block.extend_from_slice(&(bytes.len() as u64).to_be_bytes());
+        block.extend_from_slice(bytes);
+    };
+    text(block, packed.user.as_bytes());
+    block.extend_from_slice(&packed.version.to_be_bytes());
+    text(block, packed.state);
+}
+
+/// The states of a block, one behind another.
+fn states<'a>(key: &[u8], sealed: &'a [u8]) -> Result<Vec<Packed<'a>>, Error> {
+    let torn = || Error::Torn("a block of packed states does not match its checksum".to_owned());
+    let mut rest = unseal(1, key, sealed).ok_or_else(torn)?;
+    let mut states = Vec::new();
+    while !rest.is_empty() {
+        let (state, behind) = split(rest).ok_or_else(torn)?;
+        states.push(state);
+        rest = behind;
+    }
+    Ok(states)
+}
+
+fn split(bytes: &[u8]) -> Option<(Packed<'_>, &[u8])> {
+    fn text(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
+        let (length, rest) = bytes.split_first_chunk::<8>()?;
+        rest.split_at_checked(usize::try_from(u64::from_be_bytes(*length)).ok()?)
+    }
+    let (user, rest) = text(bytes)?;
+    let (version, rest) = rest.split_first_chunk::<8>()?;
+    let (state, rest) = text(rest)?;
+    let packed = Packed {
+        user: std::str::from_utf8(user).ok()?,
+        version: u64::from_be_bytes(*version),
+        state,
+    };
+    Some((packed, rest))
+}
+
+/// The block of a run in which a user stands, if it stands in the run.
+fn block(
+    trees: &Trees,
+    partition: i32,
+    run: u32,
+    order: u64,
+) -> Result<Option<(sled::IVec, sled::IVec)>, Error> {
+    let range = run_key(partition, run)..=block_key(partition, run, order);
+    Ok(trees.packed.range(range).next_back().transpose()?)
+}
+
+/// The newest packed state of a user: its run, its version and the state.
+pub(super) fn newest(
+    trees: &Trees,
+    partition: i32,
+    user: &str,
+) -> Result<Option<(u32, u64, Vec<u8>)>, Error> {
+    let runs = count(trees, partition);
+    if runs == 0 {
+        return Ok(None);
+    }
+    let order = order(user);
+    for run in (0..runs).rev() {
+        let Some((key, sealed)) = block(trees, partition, run, order)? else {
+            continue;
+        };
+        let states = states(&key, &sealed)?;
+        if let Some(found) = states.iter().rfind(|s| s.user == user) {
+            return Ok(Some((run, found.version, found.state.to_vec())));
+        }
+    }
+    Ok(None)
+}
+
+/// All packed versions of a user.
+pub(super) fn versions(
+    trees: &Trees,
+    partition: i32,
+    user: &str,
+) -> Result<BTreeMap<u64, Vec<u8>>, Error> {
+    let order = order(user);
+    let mut versions = BTreeMap::new();
+    for run in 0..count(trees, partition) {
+        if let Some((key, sealed)) = block(trees, partition, run, order)? {
+            for state in states(&key, &sealed)?.iter().filter(|s| s.user == user) {
+                versions.insert(state.version, state.state.to_vec());
+            }
+        }
+    }
+    Ok(versions)
+}
+
+/// Takes a user out of every block: nothing of it stays behind an erasure.
+pub(super) fn erase(trees: &Trees, partition: i32, user: &str) -> Result<(), Error> {
+    let order = order(user);
+    for run in 0..count(trees, partition) {
+        let Some((key, sealed)) = block(trees, partition, run, order)? else {
+            continue;
+        };
+        let states = states(&key, &sealed)?;
+        if states.iter().all(|s| s.user != user) {
+            continue;
+        }
+        let mut rest = Vec::with_capacity(sealed.len());
+        for state in states.iter().filter(|s| s.user != user) {
+            append(&mut rest, state);
+        }
+        // A block without a state stays, so that the last run is counted by its key also when it is opened anew.
+        trees.packed.insert(&key, seal(1, &key, &[&rest]))?;
+    }
+    Ok(())
+}
+
+/// Blocks that are looked through at once.
+const PAGE: usize = 16;
+
+/// States of some blocks, and where it goes on behind them, if it does.
+pub(super) struct Page {
+    pub(super) states: Vec<Vec<u8>>,
+    pub(super) next: Option<Bound<Vec<u8>>>,
+}
+
+/// The packed states of a partition that are the newest of their users and are not written by themselves (`alone`), of some
+/// blocks from `from` on.
+pub(super) fn page(
+    trees: &Trees,
+    partition: i32,
+    from: Bound<Vec<u8>>,
+    alone: impl Fn(&str) -> Result<bool, Error>,
+) -> Result<Page, Error> {
+    let (mut found, mut seen, mut last) = (Vec::new(), 0, None);
+    for entry in trees.packed.range((from, Bound::Unbounded)).take(PAGE) {
+        let (key, sealed) = entry?;
+        if !key.starts_with(&partition.to_be_bytes()) {
+            break;
+        }
+        for state in states(&key, &sealed)? {
+            let newest = newest(trees, partition, state.user)?;
+            let here = newest.is_some_and(|(run, version, _)| {
+                key.starts_with(&run_key(partition, run)) && version == state.version
+            });
+            if here && !alone(state.user)? {
+                found.push(state.state.to_vec());
+            }
+        }
+        seen += 1;
+        last = Some(Bound::Excluded(key.to_vec()));
+    }
+    Ok(Page {
+        states: found,
+        next: last.filter(|_| seen == PAGE),
+    })
+}
+
+/// Where a partition's blocks begin.
+pub(super) fn beginning(partition: i32) -> Bound<Vec<u8>> {
+    Bound::Included(partition.to_be_bytes().to_vec())
+}
+
+#[cfg(test)]
+mod tests;

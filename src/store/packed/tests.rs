@@ -1,0 +1,294 @@
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use proptest::prelude::*;
+
+use super::super::database::tests::temporary;
+use super::super::view::{Applied, Change, View, ViewBatch};
+use super::*;
+
+const USERS: usize = 6;
+const AT: Applied = Applied {
+    offset: 9,
+    at_ms: 7,
+};
+
+fn name(user: usize) -> String {
+    format!("user{user}")
+}
+
+fn change(partition: i32, user: &str, state: Option<(u64, String)>) -> Change {
+    Change {
+        partition,
+        user: user.into(),
+        state: state.map(|(version, text)| (version, text.into_bytes())),
+    }
+}
+
+fn apply(view: &View, changes: Vec<Change>) {
+    let batch = ViewBatch {
+        changes,
+        ..ViewBatch::default()
+    };
+    view.apply(&batch).unwrap();
+}
+
+fn restore(view: &View, partition: i32, changes: Vec<Change>) {
+    view.restore(partition, changes, AT, true).unwrap();
+}
+
+/// How many blocks there are, and how many of the view's own values.
+fn written(database: &Database) -> (usize, usize) {
+    let count = |trees: &Trees| Ok((trees.packed.len(), trees.view.scan_prefix(b"s").count()));
+    database.with(count).unwrap()
+}
+
+/// What happens to a view. Of users a number; `true` erases.
+#[derive(Debug, Clone)]
+enum Step {
+    Restored(Vec<(usize, bool)>),
+    Applied(Vec<(usize, bool)>),
+    Cleared,
+}
+
+fn steps() -> impl Strategy<Value = Vec<(i32, Step)>> {
+    let changes = || prop::collection::vec((0..USERS, prop::bool::weighted(0.1)), 1..12);
+    let step = prop_oneof![
+        6 => changes().prop_map(Step::Restored),
+        2 => changes().prop_map(Step::Applied),
+        1 => Just(Step::Cleared),
+    ];
+    prop::collection::vec((0..2, step), 1..12)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(48))]
+
+    #[test]
+    fn packed_states_answer_as_if_each_had_been_written_by_itself(steps in steps(), history in 0u64..3) {
+        let ((database, folder), (plain, _plain_folder)) = (temporary(), temporary());
+        let view = View::new(Arc::clone(&database), history);
+        let plain = View::new(plain, history);
+        let mut versions = [[0; USERS]; 2];
+        for (partition, step) in steps {
+            let versions = &mut versions[usize::try_from(partition).unwrap()];
+            let mut changes = |users: Vec<(usize, bool)>| -> Vec<Change> {
+                let each = users.into_iter().map(|(user, erased)| {
+                    versions[user] = if erased { 0 } else { versions[user] + 1 };
+                    let state = (!erased).then(|| (versions[user], format!("{user} v{}", versions[user])));
+                    change(partition, &name(user), state)
+                });
+                each.collect()
+            };
+            match step {
+                Step::Restored(users) => {
+                    let changes = changes(users);
+                    apply(&plain, changes.clone());
+                    restore(&view, partition, changes);
+                }
+                Step::Applied(users) => {
+                    let changes = changes(users);
+                    apply(&plain, changes.clone());
+                    apply(&view, changes);
+                }
+                Step::Cleared => {
+                    plain.clear(partition).unwrap();
+                    view.clear(partition).unwrap();
+                    *versions = [0; USERS];
+                }
+            }
+        }
+        let same = |view: &View| -> Result<(), TestCaseError> {
+            for partition in 0..2 {
+                for user in (0..USERS).map(name) {
+                    prop_assert_eq!(view.get(partition, &user).unwrap(), plain.get(partition, &user).unwrap());
+                    prop_assert_eq!(view.versions(partition, &user).unwrap(), plain.versions(partition, &user).unwrap());
+                }
+                let states = |view: &View| -> Vec<Vec<u8>> {
+                    let mut states: Vec<_> = view.states(partition).map(Result::unwrap).collect();
+                    states.sort();
+                    states
+                };
+                prop_assert_eq!(states(view), states(&plain));
+            }
+            Ok(())
+        };
+        same(&view)?;
+        drop((view, database));
+        let database = Database::open(&folder.path().join("db"), 1 << 20).unwrap();
+        same(&View::new(Arc::new(database), history))?;
+    }
+}
+
+#[test]
+fn many_states_are_few_values_and_each_is_found() {
+    let (database, _folder) = temporary();
+    let view = View::new(Arc::clone(&database), 2);
+    let text = |n: usize| format!("{n} {}", "likes tea. ".repeat(20));
+    let user = |n: usize| format!("someone {n}");
+    let all = 4000;
+    // In three pieces, so that there are three runs.
+    for piece in 0..3 {
+        let some = (0..all).filter(|n| n % 3 == piece);
+        let changes = some.map(|n| change(4, &user(n), Some((1, text(n)))));
+        restore(&view, 4, changes.collect());
+    }
+    let (blocks, alone) = written(&database);
+    assert_eq!(alone, 0);
+    let bytes: usize = (0..all).map(|n| user(n).len() + 24 + text(n).len()).sum();
+    let least = bytes / (BLOCK_BYTES + 300);
+    assert!(
+        (least..=bytes / BLOCK_BYTES + 3).contains(&blocks),
+        "{blocks} blocks of {bytes} bytes"
+    );
+    assert_eq!(
+        database.with(|trees| Ok(count(trees, 4))).unwrap(),
+        3,
+        "runs"
+    );
+    for n in 0..all {
+        assert_eq!(view.get(4, &user(n)).unwrap(), Some(text(n).into_bytes()));
+    }
+    assert_eq!(view.get(4, "someone else").unwrap(), None);
+    assert_eq!(view.get(3, &user(1)).unwrap(), None);
+    let found: BTreeSet<_> = view.states(4).map(Result::unwrap).collect();
+    assert_eq!(found.len(), all);
+    assert_eq!(view.position(4).unwrap(), Some(AT));
+}
+
+#[test]
+fn what_was_packed_becomes_history_when_a_newer_version_is_written() {
+    let (database, _folder) = temporary();
+    let view = View::new(database, 1);
+    let version = |v: u64| change(0, "ann", Some((v, format!("v{v}"))));
+    restore(&view, 0, vec![version(3), version(4)]);
+    let kept = || view.versions(0, "ann").unwrap();
+    assert_eq!(kept(), [b"v3", b"v4"]);
+    apply(&view, vec![version(5)]);
+    assert_eq!(kept(), [b"v4", b"v5"]);
+    apply(&view, vec![version(6)]);
+    assert_eq!(kept(), [b"v5", b"v6"]);
+}
+
+#[test]
+fn little_is_written_state_by_state_unless_more_follows() {
+    let (database, _folder) = temporary();
+    let view = View::new(Arc::clone(&database), 0);
+    let some =
+        |partition, bytes: usize| vec![change(partition, "ann", Some((1, "x".repeat(bytes))))];
+    view.restore(0, some(0, 100), AT, false).unwrap();
+    assert_eq!(written(&database), (0, 1));
+    view.restore(1, some(1, 100), AT, true).unwrap();
+    assert_eq!(written(&database), (1, 1));
+    view.restore(2, some(2, 2000), AT, false).unwrap();
+    assert_eq!(written(&database), (2, 1));
+    // Behind a state that is written by itself nothing is packed: that one would hide it.
+    view.restore(0, some(0, 2000), AT, true).unwrap();
+    assert_eq!(written(&database), (2, 1));
+    assert_eq!(view.get(0, "ann").unwrap().unwrap().len(), 2000);
+}
+
+#[test]
+fn nothing_of_an_erased_user_stays_in_any_block() {
+    let (database, _folder) = temporary();
+    let view = View::new(Arc::clone(&database), 5);
+    let state = |user: &str, v| change(0, user, Some((v, format!("secret of {user} {v}"))));
+    restore(&view, 0, vec![state("ann", 1), state("bob", 1)]);
+    restore(&view, 0, vec![state("ann", 2), state("ann", 3)]);
+    restore(&view, 0, vec![state("eve", 1), change(0, "eve", None)]);
+    apply(&view, vec![change(0, "ann", None)]);
+    let mut left = Vec::new();
+    database
+        .with(|trees| {
+            for entry in trees.packed.iter().chain(trees.view.iter()) {
+                left.extend_from_slice(&entry?.1);
+            }
+            Ok(())
+        })
+        .unwrap();
+    let left = String::from_utf8_lossy(&left);
+    assert!(left.contains("secret of bob"), "{left}");
+    assert!(!left.contains("ann") && !left.contains("eve"), "{left}");
+    assert_eq!(view.get(0, "ann").unwrap(), None);
+    assert!(view.versions(0, "ann").unwrap().is_empty());
+    restore(&view, 0, vec![state("ann", 1)]);
+    assert_eq!(view.versions(0, "ann").unwrap().len(), 1);
+}
+
+#[test]
+fn a_run_that_was_cut_off_is_read_and_written_again() {
+    let (database, folder) = temporary();
+    let all: Vec<(u64, String)> = {
+        let users = (0..2000).map(|n| format!("user{n}"));
+        let mut all: Vec<_> = users.map(|user| (order(&user), user)).collect();
+        all.sort();
+        all
+    };
+    // As a crash leaves it: its first blocks, and no position.
+    let half = all[..1000].iter().map(|(order, user)| {
+        let (version, state) = (1, &b"older"[..]);
+        let packed = Packed {
+            user,
+            version,
+            state,
+        };
+        (*order, packed)
+    });
+    write(&database, 0, half).unwrap();
+    drop(database);
+    let database = Arc::new(Database::open(&folder.path().join("db"), 1 << 20).unwrap());
+    let view = View::new(database, 0);
+    assert_eq!(view.position(0).unwrap(), None);
+    let changes = all
+        .iter()
+        .map(|(_, user)| change(0, user, Some((1, format!("of {user}")))));
+    restore(&view, 0, changes.collect());
+    for (_, user) in &all {
+        let expected = format!("of {user}").into_bytes();
+        assert_eq!(view.get(0, user).unwrap(), Some(expected));
+    }
+    assert_eq!(view.states(0).map(Result::unwrap).count(), all.len());
+    view.clear(0).unwrap();
+    assert_eq!(view.states(0).count(), 0);
+}
+
+#[test]
+fn users_of_one_hash_share_a_block_however_large_it_becomes() {
+    let (database, _folder) = temporary();
+    let states = (0..40).map(|n| {
+        let state = Packed {
+            user: "ann",
+            version: 1,
+            state: &[7; 1000],
+        };
+        (u64::from(n >= 30), state)
+    });
+    write(&database, 0, states).unwrap();
+    assert_eq!(written(&database).0, 2);
+}
+
+#[test]
+fn a_torn_block_is_an_error_that_keeps_the_user_to_itself() {
+    let (database, _folder) = temporary();
+    let view = View::new(Arc::clone(&database), 0);
+    let one = vec![change(0, "secret-user", Some((1, "x".to_owned())))];
+    restore(&view, 0, one);
+    let block = |trees: &Trees| Ok(trees.packed.last()?.unwrap());
+    let (key, sealed) = database.with(block).unwrap();
+    // Cut off within an entry, but sealed: a length beyond the block's end is no panic either.
+    let short = unseal(1, &key, &sealed).unwrap();
+    for cut in 1..short.len() {
+        assert!(states(&key, &seal(1, &key, &[&short[..cut]])).is_err());
+    }
+    database
+        .with(|trees| {
+            trees.packed.insert(&key, b"\x01noise secret-user")?;
+            Ok(())
+        })
+        .unwrap();
+    let error = view.get(0, "secret-user").unwrap_err().to_string();
+    assert!(
+        error.contains("torn") && !error.contains("secret-user"),
+        "{error}"
+    );
+}
