@@ -441,6 +441,7 @@ fn connect(
             });
         }
     }
+    store.view.note_history()?;
     // A position in one topic says nothing about another, be it of another name or on another cluster.
     if let Some(cluster) = cluster {
         let now = format!("{profiles} and {checkpoints} on cluster {cluster}");

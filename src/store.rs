@@ -130,7 +130,8 @@ impl Store {
         Ok(Self::of(config, Arc::new(database), rebuilt, lock))
     }
 
-    /// Opens a folder to look into it. Nothing is made or repaired: what is no state folder stays as it is.
+    /// Opens a folder to look into it. Nothing is made or repaired: what is no state folder stays as it is. (sled itself notes
+    /// that it was opened, and a tree that an older limn did not have.)
     ///
     /// # Errors
     /// [`Error::NoState`] where it is none, [`Error::Torn`] where it is damaged, or as [`Store::open`].
@@ -148,8 +149,12 @@ impl Store {
             history: u64::MAX,
             journal_entries: u64::MAX,
         };
-        let database = Database::open(&database, config.cache_bytes)?;
-        Ok(Self::of(&config, Arc::new(database), None, lock))
+        let database = Arc::new(Database::open(&database, config.cache_bytes)?);
+        let mut store = Self::of(&config, Arc::clone(&database), None, lock);
+        if let Some(history) = store.view.noted_history()? {
+            store.view = View::new(database, history);
+        }
+        Ok(store)
     }
 
     fn of(config: &Config, database: Arc<Database>, rebuilt: Option<String>, lock: File) -> Self {

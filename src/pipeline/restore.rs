@@ -31,7 +31,7 @@ pub(super) struct Restored {
 /// Half of Kafka's default `delete.retention.ms`.
 const STALE_MS: i64 = 12 * 3600 * 1000;
 /// Records between two words of how many are left.
-const TELL_EVERY: i64 = 1000;
+const TELL_EVERY: u64 = 1000;
 
 /// Brings the views of the partitions up to date and reads their checkpoints. Blocks.
 pub(super) fn restore(
@@ -95,6 +95,7 @@ fn read(
 ) -> Result<Checkpoints, Error> {
     let mut checkpoints = Checkpoints::new();
     let read = ::metrics::counter!(metrics::RESTORE_RECORDS);
+    let mut told = 0;
     let ends = source::restore::<Error>(
         &config.source.properties,
         &config.source.group,
@@ -107,6 +108,7 @@ fn read(
                 partition,
                 offset,
                 end,
+                began_anew,
                 ..
             } = back;
             read.increment(1);
@@ -120,7 +122,7 @@ fn read(
                 return Ok(());
             }
             if let Some(from) = positions.get_mut(&partition)
-                && offset < *from
+                && (offset < *from || (began_anew && *from > 0))
             {
                 // The topic was made anew: what the view holds is of its former life.
                 *from = 0;
@@ -147,7 +149,8 @@ fn read(
                 user: user.into(),
                 state,
             };
-            if offset % TELL_EVERY == 0 {
+            told += 1;
+            if told % TELL_EVERY == 0 {
                 remaining(partition, end - offset);
             }
             pending.push(change, offset + 1)

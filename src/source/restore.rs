@@ -1,6 +1,6 @@
 //! Reading partitions of a topic of ours from a position to their end, before the first event is folded.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
@@ -46,6 +46,8 @@ pub struct Back<'a> {
     pub offset: i64,
     /// Where the reading of the partition will end.
     pub end: i64,
+    /// As [`Restored::began_anew`].
+    pub began_anew: bool,
     /// Kafka's timestamp in milliseconds since the Unix epoch; `None` where it is unset (0 or less).
     pub timestamp_ms: Option<i64>,
     message: &'a BorrowedMessage<'a>,
@@ -96,7 +98,7 @@ pub fn restore<E: From<Error>>(
         client(properties, group, "read_committed")?,
     );
     let mut done = HashMap::new();
-    let mut open: BTreeMap<&str, (TopicPartitionList, HashMap<i32, i64>)> = BTreeMap::new();
+    let mut open: BTreeMap<&str, Vec<Open>> = BTreeMap::new();
     for Wanted {
         topic,
         partition,
@@ -140,65 +142,101 @@ pub fn restore<E: From<Error>>(
         let next = if began_anew { low } else { (*from).max(low) };
         done.insert((topic.clone(), *partition), Restored { next, began_anew });
         if next < end {
-            let (from, ends) = open.entry(topic).or_default();
-            from.add_partition_offset(topic, *partition, Offset::Offset(next))
-                .map_err(Error::kafka(doing()))?;
-            ends.insert(*partition, end);
+            open.entry(topic).or_default().push(Open {
+                partition: *partition,
+                next,
+                end,
+                began_anew,
+            });
         }
     }
-    for (topic, (from, ends)) in open {
+    for (topic, partitions) in open {
         // One topic at a time, each with a client of its own: the end of a partition is told without its topic, and
         // again for each time that the end is reached.
         let reader = client(properties, group, "read_committed")?;
-        let doing = || format!("reading {topic} back");
-        reader.assign(&from).map_err(Error::kafka(doing()))?;
-        let mut copies = Copies::default();
-        // Where each partition is read on from.
-        let mut next: HashMap<i32, i64> = HashMap::new();
-        let mut ended = HashSet::new();
-        let mut heard = Instant::now();
-        while ended.len() < from.count() {
-            stop_if(cancelled)?;
-            match reader.poll(Duration::from_millis(100)) {
-                Some(Ok(message)) => {
-                    heard = Instant::now();
-                    let (partition, offset) = (message.partition(), message.offset());
-                    each(Back {
-                        topic,
-                        partition,
-                        offset,
-                        end: ends.get(&partition).copied().unwrap_or(offset + 1),
-                        timestamp_ms: timestamp_ms(&message),
-                        message: &message,
-                        copies: &mut copies,
-                    })?;
-                    next.insert(partition, offset + 1);
+        for some in partitions.chunks(AT_ONCE) {
+            let ends = read_some(&reader, topic, some, wait, cancelled, &mut each)?;
+            for (partition, next) in ends {
+                if let Some(restored) = done.get_mut(&(topic.to_owned(), partition)) {
+                    restored.next = next;
                 }
-                // The stable offset was at the end asked for before this consumer fetched anything, so the end of the
-                // partition, as it sees it, lies there or behind. What is committed meanwhile is of no former owner.
-                Some(Err(KafkaError::PartitionEOF(partition))) => {
-                    ended.insert(partition);
-                }
-                // One broker of several may be away; the others say where its partitions are led now.
-                Some(Err(error)) if passes(&error) && heard.elapsed() <= wait => {}
-                Some(Err(error)) => return Err(Error::kafka(doing())(error).into()),
-                None if heard.elapsed() > wait => {
-                    return Err(Error::Kafka {
-                        doing: doing(),
-                        reason: format!("no answer for {wait:?}"),
-                    }
-                    .into());
-                }
-                None => {}
-            }
-        }
-        for (partition, next) in next {
-            if let Some(restored) = done.get_mut(&(topic.to_owned(), partition)) {
-                restored.next = next;
             }
         }
     }
     Ok(done)
+}
+
+/// Partitions of a topic that are read at the same time: what is read of each comes in longer stretches than from all at once,
+/// and some brokers are busy all the same.
+const AT_ONCE: usize = 8;
+
+/// A partition that has something to read.
+struct Open {
+    partition: i32,
+    next: i64,
+    end: i64,
+    began_anew: bool,
+}
+
+/// Reads some partitions of a topic to their ends; returns where each is read on from, of which something was read.
+fn read_some<E: From<Error>>(
+    reader: &BaseConsumer,
+    topic: &str,
+    some: &[Open],
+    wait: Duration,
+    cancelled: &AtomicBool,
+    each: &mut impl FnMut(Back<'_>) -> Result<(), E>,
+) -> Result<HashMap<i32, i64>, E> {
+    let doing = || format!("reading {topic} back");
+    let mut from = TopicPartitionList::new();
+    for open in some {
+        from.add_partition_offset(topic, open.partition, Offset::Offset(open.next))
+            .map_err(Error::kafka(doing()))?;
+    }
+    reader.assign(&from).map_err(Error::kafka(doing()))?;
+    let mut copies = Copies::default();
+    let mut next = HashMap::new();
+    let mut reading: HashMap<i32, &Open> = some.iter().map(|o| (o.partition, o)).collect();
+    let mut heard = Instant::now();
+    while !reading.is_empty() {
+        stop_if(cancelled)?;
+        match reader.poll(Duration::from_millis(100)) {
+            Some(Ok(message)) => {
+                let (partition, offset) = (message.partition(), message.offset());
+                let open = reading.get(&partition);
+                each(Back {
+                    topic,
+                    partition,
+                    offset,
+                    // What is committed behind the end meanwhile is read with the rest.
+                    end: open.map_or(offset + 1, |open| open.end),
+                    began_anew: open.is_some_and(|open| open.began_anew),
+                    timestamp_ms: timestamp_ms(&message),
+                    message: &message,
+                    copies: &mut copies,
+                })?;
+                next.insert(partition, offset + 1);
+                heard = Instant::now();
+            }
+            // The stable offset was at the end asked for before this consumer fetched anything, so the end of the
+            // partition, as it sees it, lies there or behind. What is committed meanwhile is of no former owner.
+            Some(Err(KafkaError::PartitionEOF(partition))) => {
+                reading.remove(&partition);
+            }
+            // One broker of several may be away; the others say where its partitions are led now.
+            Some(Err(error)) if passes(&error) && heard.elapsed() <= wait => {}
+            Some(Err(error)) => return Err(Error::kafka(doing())(error).into()),
+            None if heard.elapsed() > wait => {
+                return Err(Error::Kafka {
+                    doing: doing(),
+                    reason: format!("no answer for {wait:?}"),
+                }
+                .into());
+            }
+            None => {}
+        }
+    }
+    Ok(next)
 }
 
 /// How long it is waited for open transactions without a word, and between two words of it.

@@ -15,6 +15,7 @@ use std::sync::PoisonError;
 
 use super::database::{Database, Trees, cost};
 use super::{Error, seal, unseal};
+use crate::failpoint;
 
 /// Bytes of a block, behind which the next one begins: some dozens of states. A state is looked up by reading its block.
 pub(super) const BLOCK_BYTES: usize = 8 << 10;
@@ -41,9 +42,11 @@ fn run_key(partition: i32, run: u32) -> Vec<u8> {
     key
 }
 
-fn block_key(partition: i32, run: u32, first: u64) -> Vec<u8> {
+/// A block's key: where its first state stands, and a number for those that begin with the same.
+fn block_key(partition: i32, run: u32, first: u64, same: u32) -> Vec<u8> {
     let mut key = run_key(partition, run);
     key.extend_from_slice(&first.to_be_bytes());
+    key.extend_from_slice(&same.to_be_bytes());
     key
 }
 
@@ -63,13 +66,38 @@ pub(super) fn counts(tree: &sled::Tree) -> Result<BTreeMap<i32, u32>, Error> {
     Ok(counts)
 }
 
-/// Counts no runs of this partition any more, or of any; their blocks are gone.
-pub(super) fn forget(trees: &Trees, partition: Option<i32>) {
-    let mut runs = trees.runs.lock().unwrap_or_else(PoisonError::into_inner);
-    match partition {
-        Some(partition) => drop(runs.remove(&partition)),
-        None => runs.clear(),
+/// Removes the packed states of a partition, or of all. Of a crash on the way some stay: it is done again then.
+pub(super) fn clear(database: &Database, partition: Option<i32>) -> Result<(), Error> {
+    let prefix = partition.map_or_else(Vec::new, |p| p.to_be_bytes().to_vec());
+    loop {
+        let (keys, bytes) = database.with(|trees| {
+            let (mut keys, mut bytes) = (Vec::new(), 0);
+            for entry in trees.packed.scan_prefix(&prefix).take(PAGE) {
+                let (key, sealed) = entry?;
+                keys.push(key.to_vec());
+                bytes += sealed.len();
+            }
+            Ok((keys, bytes))
+        })?;
+        if keys.is_empty() {
+            break;
+        }
+        // What goes is written once more with what stays beside it.
+        database.write(cost(keys.len(), bytes), |trees| {
+            for key in &keys {
+                trees.packed.remove(key)?;
+            }
+            Ok(())
+        })?;
     }
+    database.with(|trees| {
+        let mut runs = trees.runs.lock().unwrap_or_else(PoisonError::into_inner);
+        match partition {
+            Some(partition) => drop(runs.remove(&partition)),
+            None => runs.clear(),
+        }
+        Ok(())
+    })
 }
 
 /// How many runs a partition has.
@@ -85,52 +113,79 @@ pub(super) fn write<'a>(
     states: impl Iterator<Item = (u64, Packed<'a>)>,
 ) -> Result<(), Error> {
     let run = database.with(|trees| Ok(count(trees, partition)))?;
-    let most = database.most() / 2;
-    // Blocks that are written together, and what they cost.
-    let (mut blocks, mut sum) = (Vec::new(), 0);
-    let put = |blocks: &mut Vec<(u64, Vec<u8>)>, sum: &mut usize| {
-        database.write(*sum, |trees| {
-            for (first, payload) in blocks.drain(..) {
-                let key = block_key(partition, run, first);
-                trees.packed.insert(&key[..], seal(1, &key, &[&payload]))?;
-            }
-            Ok(())
-        })?;
-        *sum = 0;
-        Ok::<_, Error>(())
+    let mut blocks = Blocks {
+        database,
+        partition,
+        run,
+        most: database.most() / 2,
+        full: Vec::new(),
+        cost: 0,
+        last: None,
     };
-    let mut block = Vec::with_capacity(2 * BLOCK_BYTES);
-    let (mut first, mut last) = (0, None);
+    let (mut block, mut first) = (Vec::with_capacity(2 * BLOCK_BYTES), 0);
     for (order, state) in states {
-        // Equals stay in one block: a block is found by the first of them.
-        if block.len() >= BLOCK_BYTES && last != Some(order) {
-            let full = std::mem::replace(&mut block, Vec::with_capacity(2 * BLOCK_BYTES));
-            let cost = cost(1, full.len());
-            if sum > 0 && sum + cost > most {
-                put(&mut blocks, &mut sum)?;
-            }
-            sum += cost;
-            blocks.push((first, full));
+        if block.len() >= BLOCK_BYTES {
+            let next = Vec::with_capacity(2 * BLOCK_BYTES);
+            blocks.push(first, std::mem::replace(&mut block, next))?;
         }
         if block.is_empty() {
             first = order;
         }
-        last = Some(order);
         append(&mut block, &state);
     }
-    if !block.is_empty() {
-        sum += cost(1, block.len());
-        blocks.push((first, block));
-    }
-    if blocks.is_empty() {
+    if block.is_empty() {
         return Ok(());
     }
-    put(&mut blocks, &mut sum)?;
+    blocks.push(first, block)?;
+    blocks.write()?;
+    failpoint::pass("run_written");
     database.with(|trees| {
         let mut runs = trees.runs.lock().unwrap_or_else(PoisonError::into_inner);
         runs.insert(partition, run.saturating_add(1));
         Ok(())
     })
+}
+
+/// Blocks of a run, on their way to be written together.
+struct Blocks<'a> {
+    database: &'a Database,
+    partition: i32,
+    run: u32,
+    most: usize,
+    full: Vec<(Vec<u8>, Vec<u8>)>,
+    cost: usize,
+    /// What the last one begins with, and its number among those that begin so.
+    last: Option<(u64, u32)>,
+}
+
+impl Blocks<'_> {
+    fn push(&mut self, first: u64, payload: Vec<u8>) -> Result<(), Error> {
+        let cost = cost(1, payload.len());
+        if self.cost > 0 && self.cost + cost > self.most {
+            self.write()?;
+            failpoint::pass("blocks_written");
+        }
+        let same = match self.last {
+            Some((before, same)) if before == first => same.saturating_add(1),
+            _ => 0,
+        };
+        self.last = Some((first, same));
+        self.cost += cost;
+        let key = block_key(self.partition, self.run, first, same);
+        self.full.push((key, payload));
+        Ok(())
+    }
+
+    fn write(&mut self) -> Result<(), Error> {
+        let full = std::mem::take(&mut self.full);
+        self.database
+            .write(std::mem::take(&mut self.cost), |trees| {
+                for (key, payload) in &full {
+                    trees.packed.insert(&key[..], seal(1, key, &[payload]))?;
+                }
+                Ok(())
+            })
+    }
 }
 
 fn append(block: &mut Vec<u8>, packed: &Packed<'_>) {
@@ -172,15 +227,27 @@ fn split(bytes: &[u8]) -> Option<(Packed<'_>, &[u8])> {
     Some((packed, rest))
 }
 
-/// The block of a run in which a user stands, if it stands in the run.
-fn block(
+/// The blocks of a run in which a user may stand, in their order: one, or more where it is the first of its block, or has
+/// more versions than a block has room for.
+fn blocks(
     trees: &Trees,
     partition: i32,
     run: u32,
     order: u64,
-) -> Result<Option<(sled::IVec, sled::IVec)>, Error> {
-    let range = run_key(partition, run)..=block_key(partition, run, order);
-    Ok(trees.packed.range(range).next_back().transpose()?)
+) -> Result<Vec<(sled::IVec, sled::IVec)>, Error> {
+    let begin = block_key(partition, run, order, 0);
+    let range = run_key(partition, run)..=block_key(partition, run, order, u32::MAX);
+    let mut blocks = Vec::new();
+    for entry in trees.packed.range(range).rev() {
+        let (key, sealed) = entry?;
+        let before = key[..] < begin[..];
+        blocks.push((key, sealed));
+        if before {
+            break;
+        }
+    }
+    blocks.reverse();
+    Ok(blocks)
 }
 
 /// The newest packed state of a user: its run, its version and the state.
@@ -195,12 +262,11 @@ pub(super) fn newest(
     }
     let order = order(user);
     for run in (0..runs).rev() {
-        let Some((key, sealed)) = block(trees, partition, run, order)? else {
-            continue;
-        };
-        let states = states(&key, &sealed)?;
-        if let Some(found) = states.iter().rfind(|s| s.user == user) {
-            return Ok(Some((run, found.version, found.state.to_vec())));
+        for (key, sealed) in blocks(trees, partition, run, order)?.iter().rev() {
+            let states = states(key, sealed)?;
+            if let Some(found) = states.iter().rfind(|s| s.user == user) {
+                return Ok(Some((run, found.version, found.state.to_vec())));
+            }
         }
     }
     Ok(None)
@@ -215,7 +281,7 @@ pub(super) fn versions(
     let order = order(user);
     let mut versions = BTreeMap::new();
     for run in 0..count(trees, partition) {
-        if let Some((key, sealed)) = block(trees, partition, run, order)? {
+        for (key, sealed) in blocks(trees, partition, run, order)? {
             for state in states(&key, &sealed)?.iter().filter(|s| s.user == user) {
                 versions.insert(state.version, state.state.to_vec());
             }
@@ -224,28 +290,37 @@ pub(super) fn versions(
     Ok(versions)
 }
 
-/// Takes a user out of every block: nothing of it stays behind an erasure.
-pub(super) fn erase(trees: &Trees, partition: i32, user: &str) -> Result<(), Error> {
+/// Takes a user out of every block: nothing of it stays behind an erasure. Nobody else may write packed states of the
+/// partition meanwhile.
+pub(super) fn erase(database: &Database, partition: i32, user: &str) -> Result<(), Error> {
+    let runs = database.with(|trees| Ok(count(trees, partition)))?;
     let order = order(user);
-    for run in 0..count(trees, partition) {
-        let Some((key, sealed)) = block(trees, partition, run, order)? else {
-            continue;
-        };
-        let states = states(&key, &sealed)?;
-        if states.iter().all(|s| s.user != user) {
-            continue;
+    for run in 0..runs {
+        let rewritten = database.with(|trees| {
+            let mut rewritten = Vec::new();
+            for (key, sealed) in blocks(trees, partition, run, order)? {
+                let states = states(&key, &sealed)?;
+                if states.iter().any(|s| s.user == user) {
+                    let mut rest = Vec::with_capacity(sealed.len());
+                    let others = states.iter().filter(|s| s.user != user);
+                    others.for_each(|state| append(&mut rest, state));
+                    rewritten.push((key.to_vec(), rest));
+                }
+            }
+            Ok(rewritten)
+        })?;
+        for (key, rest) in rewritten {
+            // A block without a state stays, so that the last run is counted by its key also when it is opened anew.
+            database.write(cost(1, rest.len()), |trees| {
+                trees.packed.insert(&key[..], seal(1, &key, &[&rest]))?;
+                Ok(())
+            })?;
         }
-        let mut rest = Vec::with_capacity(sealed.len());
-        for state in states.iter().filter(|s| s.user != user) {
-            append(&mut rest, state);
-        }
-        // A block without a state stays, so that the last run is counted by its key also when it is opened anew.
-        trees.packed.insert(&key, seal(1, &key, &[&rest]))?;
     }
     Ok(())
 }
 
-/// Blocks that are looked through at once.
+/// Blocks that are looked through, or removed, at once.
 const PAGE: usize = 16;
 
 /// States of some blocks, and where it goes on behind them, if it does.

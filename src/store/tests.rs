@@ -160,6 +160,30 @@ fn a_format_that_is_no_number_is_damage_and_not_a_newer_limn() {
 }
 
 #[test]
+fn looking_into_a_folder_shows_no_more_versions_than_its_service_does() {
+    let dir = tempfile::tempdir().unwrap();
+    let versions = |store: &Store| store.view.versions(0, "ann").unwrap();
+    let expected = ["v4", "v5", "v6"].map(|v| v.as_bytes().to_vec());
+    {
+        let store = Store::open(&config(dir.path())).unwrap();
+        store.view.note_history().unwrap();
+        for piece in [[1, 2], [3, 4]] {
+            let changes = piece.map(|v| one("ann", v, &format!("v{v}")).changes.remove(0));
+            let at = Applied {
+                offset: 4,
+                at_ms: 7,
+            };
+            store.view.restore(0, changes.into(), at, true).unwrap();
+        }
+        for v in [5, 6] {
+            store.view.apply(&one("ann", v, &format!("v{v}"))).unwrap();
+        }
+        assert_eq!(versions(&store), expected);
+    }
+    assert_eq!(versions(&Store::look(dir.path()).unwrap()), expected);
+}
+
+#[test]
 fn looking_into_a_folder_makes_deletes_and_repairs_nothing() {
     let dir = tempfile::tempdir().unwrap();
     let look = || Store::look(dir.path()).map(drop).unwrap_err().to_string();

@@ -30,13 +30,10 @@ pub struct Change {
 }
 
 impl Change {
-    /// What it costs to write: with the new state, what was current until now becomes history; an erased one is taken out of a
-    /// block.
+    /// What it costs to write: with the new state, what was current until now becomes history.
     fn cost(&self) -> usize {
-        match &self.state {
-            Some((_, state)) => cost(2, 2 * state.len()),
-            None => cost(2, packed::BLOCK_BYTES),
-        }
+        let state = self.state.as_ref().map_or(0, |(_, state)| state.len());
+        cost(2, 2 * state)
     }
 
     /// About what it takes of the memory.
@@ -60,6 +57,9 @@ pub struct ViewBatch {
 
 /// Where the view's topics are, so that positions in them are never taken for positions in others.
 const ORIGIN: &[u8] = b"o";
+
+/// How many versions are kept, for who only looks into the folder: packed ones that are too old are still there.
+const HISTORY: &[u8] = b"k";
 
 /// Profiles by input partition and user.
 #[derive(Debug, Clone)]
@@ -174,9 +174,9 @@ impl View {
         if before.is_some() {
             // Emptied first, positions before all: a crash in between leaves the old name, and all of this is done again.
             for kind in *b"pcsh" {
-                self.remove_all(|trees| &trees.view, &[kind])?;
+                self.remove_all(&[kind])?;
             }
-            self.remove_packed(None)?;
+            packed::clear(&self.database, None)?;
         }
         self.database.write(cost(1, origin.len()), |trees| {
             trees
@@ -185,6 +185,27 @@ impl View {
             Ok(())
         })?;
         Ok(before)
+    }
+
+    /// Notes how many versions are kept, for [`super::Store::look`].
+    ///
+    /// # Errors
+    /// [`Error::Io`] or [`Error::Torn`] from sled.
+    pub fn note_history(&self) -> Result<(), Error> {
+        if self.noted_history()? == Some(self.history) {
+            return Ok(());
+        }
+        self.database.write(cost(1, 8), |trees| {
+            let sealed = seal(1, HISTORY, &[&self.history.to_be_bytes()]);
+            trees.view.insert(HISTORY, sealed)?;
+            Ok(())
+        })
+    }
+
+    /// How many versions were kept last; `None` in a folder of an older limn.
+    pub(super) fn noted_history(&self) -> Result<Option<u64>, Error> {
+        let noted = self.read(HISTORY)?;
+        Ok(noted.and_then(|bytes| Some(u64::from_be_bytes(bytes.try_into().ok()?))))
     }
 
     /// Forgets which topics the view was filled from: the next ones are taken to be these.
@@ -206,6 +227,10 @@ impl View {
     /// # Errors
     /// [`Error::Io`] where the disk refuses, [`Error::Torn`] where sled finds damage.
     pub fn apply(&self, batch: &ViewBatch) -> Result<(), Error> {
+        // Before the rest, with which the position goes on.
+        for erased in batch.changes.iter().filter(|c| c.state.is_none()) {
+            packed::erase(&self.database, erased.partition, &erased.user)?;
+        }
         let most = self.database.most() / 2;
         let mut rest = &batch.changes[..];
         loop {
@@ -268,12 +293,17 @@ impl View {
             a.cmp(&b).then_with(users)
         });
         let mut kept = Vec::with_capacity(order.len());
-        let mut erased = Vec::new();
+        let mut erased = BTreeSet::new();
         for same in order.chunk_by(|&(_, a), &(_, b)| user(a) == user(b)) {
             let begin = kept.len();
             for &(order, at) in same {
                 match &changes[at].state {
                     Some((version, state)) => {
+                        // Read twice: the later one counts.
+                        let same = |(_, p): &(u64, Packed<'_>)| p.version == *version;
+                        if kept[begin..].last().is_some_and(same) {
+                            kept.pop();
+                        }
                         let packed = Packed {
                             user: user(at),
                             version: *version,
@@ -283,7 +313,7 @@ impl View {
                     }
                     None => {
                         kept.truncate(begin);
-                        erased.push(user(at));
+                        erased.insert(user(at));
                     }
                 }
             }
@@ -295,9 +325,7 @@ impl View {
             }
         }
         for user in erased {
-            self.database.write(cost(1, packed::BLOCK_BYTES), |trees| {
-                packed::erase(trees, partition, user)
-            })?;
+            packed::erase(&self.database, partition, user)?;
         }
         packed::write(&self.database, partition, kept.into_iter())
     }
@@ -354,8 +382,6 @@ impl View {
                         version.saturating_sub(self.history)
                     }
                     None => {
-                        // Before the rest, with which the position goes on.
-                        packed::erase(trees, partition, user)?;
                         last.insert(key, None);
                         u64::MAX
                     }
@@ -406,32 +432,22 @@ impl View {
 
     fn clear_kinds(&self, partition: i32, kinds: &[u8]) -> Result<(), Error> {
         for &kind in kinds {
-            self.remove_all(|trees| &trees.view, &key(kind, partition))?;
+            self.remove_all(&key(kind, partition))?;
         }
-        self.remove_packed(Some(partition))
-    }
-
-    /// Removes the packed states of a partition, or of all.
-    fn remove_packed(&self, partition: Option<i32>) -> Result<(), Error> {
-        let prefix = partition.map_or_else(Vec::new, |p| p.to_be_bytes().to_vec());
-        self.remove_all(|trees| &trees.packed, &prefix)?;
-        self.database.with(|trees| {
-            packed::forget(trees, partition);
-            Ok(())
-        })
+        packed::clear(&self.database, Some(partition))
     }
 
     /// Removes what begins with this, a page at a time.
-    fn remove_all(&self, of: fn(&Trees) -> &sled::Tree, prefix: &[u8]) -> Result<(), Error> {
+    fn remove_all(&self, prefix: &[u8]) -> Result<(), Error> {
         loop {
             let removed = self.database.write(cost(PAGE, 0), |trees| {
                 let mut batch = sled::Batch::default();
                 let mut removed = 0;
-                for key in of(trees).scan_prefix(prefix).keys().take(PAGE) {
+                for key in trees.view.scan_prefix(prefix).keys().take(PAGE) {
                     batch.remove(key?);
                     removed += 1;
                 }
-                of(trees).apply_batch(batch)?;
+                trees.view.apply_batch(batch)?;
                 Ok(removed)
             })?;
             if removed < PAGE {

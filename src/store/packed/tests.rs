@@ -52,7 +52,7 @@ enum Step {
 }
 
 fn steps() -> impl Strategy<Value = Vec<(i32, Step)>> {
-    let changes = || prop::collection::vec((0..USERS, prop::bool::weighted(0.1)), 1..12);
+    let changes = || prop::collection::vec((0..USERS, prop::bool::weighted(0.2)), 1..12);
     let step = prop_oneof![
         6 => changes().prop_map(Step::Restored),
         2 => changes().prop_map(Step::Applied),
@@ -253,18 +253,51 @@ fn a_run_that_was_cut_off_is_read_and_written_again() {
 }
 
 #[test]
-fn users_of_one_hash_share_a_block_however_large_it_becomes() {
+fn a_user_with_more_versions_than_a_block_has_room_for_is_found_whole_and_erased_whole() {
     let (database, _folder) = temporary();
-    let states = (0..40).map(|n| {
-        let state = Packed {
-            user: "ann",
-            version: 1,
-            state: &[7; 1000],
-        };
-        (u64::from(n >= 30), state)
-    });
-    write(&database, 0, states).unwrap();
-    assert_eq!(written(&database).0, 2);
+    let view = View::new(Arc::clone(&database), 1000);
+    let text = |v: u64| format!("secret {v} {}", "x".repeat(1000));
+    let user = |n: u64| format!("user{n}");
+    let many = |n: u64| (1..=40).map(move |v| (n, v));
+    let all = (0..20).filter(|&n| n != 7).map(|n| (n, 1)).chain(many(7));
+    let changes = all.map(|(n, v)| change(0, &user(n), Some((v, text(v)))));
+    restore(&view, 0, changes.collect());
+    let (blocks, _) = written(&database);
+    assert!(blocks >= 7, "{blocks}");
+    let expected: Vec<_> = (1..=40).map(|v| text(v).into_bytes()).collect();
+    assert_eq!(view.versions(0, &user(7)).unwrap(), expected);
+    for n in (0..20).filter(|&n| n != 7) {
+        assert_eq!(view.versions(0, &user(n)).unwrap(), [text(1).into_bytes()]);
+    }
+    assert_eq!(view.states(0).map(Result::unwrap).count(), 20);
+    apply(&view, vec![change(0, &user(7), None)]);
+    assert!(view.versions(0, &user(7)).unwrap().is_empty());
+    assert_eq!(view.states(0).map(Result::unwrap).count(), 19);
+}
+
+#[test]
+fn a_state_that_was_read_twice_is_listed_once() {
+    let (database, _folder) = temporary();
+    let view = View::new(database, 3);
+    let of = |v: u64| change(0, "ann", Some((v, format!("v{v}"))));
+    restore(&view, 0, vec![of(4), of(5), of(5)]);
+    restore(&view, 0, vec![of(5)]);
+    let states: Vec<_> = view.states(0).map(Result::unwrap).collect();
+    assert_eq!(states, [b"v5"]);
+    assert_eq!(view.versions(0, "ann").unwrap(), [b"v4", b"v5"]);
+}
+
+#[test]
+fn tombstones_of_users_that_are_not_there_write_nothing() {
+    let (database, _folder) = temporary();
+    let view = View::new(Arc::clone(&database), 3);
+    restore(&view, 0, vec![change(0, "ann", Some((1, "x".to_owned())))]);
+    let before = database.with(|trees| Ok(trees.packed.len())).unwrap();
+    let gone = (0..500).map(|n| change(0, &format!("gone{n}"), None));
+    restore(&view, 0, gone.collect());
+    let after = database.with(|trees| Ok(trees.packed.len())).unwrap();
+    assert_eq!((before, after), (1, 1));
+    assert!(view.get(0, "ann").unwrap().is_some());
 }
 
 #[test]

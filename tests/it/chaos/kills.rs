@@ -28,8 +28,14 @@ pub fn in_restore(run: &mut Run<'_>) {
     // Everything must be read back.
     std::fs::remove_dir_all(run.case.folder("a")).unwrap();
     for _ in 0..2 {
-        let times = run.rng.u64(1..=15);
-        run.start_armed("a", &format!("record_restored:{times}"));
+        // While it reads, between two blocks' worth of what is packed, and behind it, before the position.
+        let (step, most) = [
+            ("record_restored", 15),
+            ("run_written", 1),
+            ("view_begun", 2),
+        ][run.rng.usize(..3)];
+        let times = run.rng.u64(1..=most);
+        run.start_armed("a", &format!("{step}:{times}"));
         run.died("a");
     }
     run.start("a");
