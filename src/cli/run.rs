@@ -207,6 +207,10 @@ async fn loaded(
 
 /// Opens the model. Blocks.
 pub(super) fn engine(wanted: &Wanted) -> anyhow::Result<Arc<dyn Engine>> {
+    #[cfg(target_os = "linux")]
+    if !matches!(wanted, Wanted::Candle(_)) {
+        crate::allocator::keep_freed();
+    }
     Ok(match wanted {
         Wanted::Candle(candle) => Arc::new(Candle::open(candle)?),
         Wanted::OpenAi(server) => Arc::new(openai(server)?),

@@ -74,7 +74,7 @@ impl<D: Send + 'static> Kafka<D> {
     ) -> Result<Self, Error> {
         let mut client = ClientConfig::new();
         client
-            .set("queued.max.messages.kbytes", "16384")
+            .set("queued.max.messages.kbytes", "4096")
             .set("fetch.queue.backoff.ms", QUEUE_BACKOFF_MS);
         client.extend(config.properties.iter().cloned());
         // These carry the guarantees and are not the user's to change: offsets are committed in the transaction only,
