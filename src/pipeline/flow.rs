@@ -241,20 +241,18 @@ impl<'a> Flow<'a> {
         if let Some(state) = self.uncommitted.get(key) {
             return Ok(Some(Arc::clone(state)));
         }
-        match self.parts.store.view.get(key.0, &key.1)? {
-            // Its texts are looked at for the first time: what was read back was looked through for its version alone.
-            Some(bytes) => match codec::decode_state(&bytes) {
-                Ok(state) => Ok(Some(Arc::new(state))),
-                Err(error) => Err(Error::Foreign {
-                    place: format!(
-                        "a profile of partition {}, as the profiles topic has it",
-                        key.0
-                    ),
-                    reason: error.to_string(),
-                }),
-            },
-            None => Ok(None),
-        }
+        let Some(bytes) = self.parts.store.view.get(key.0, &key.1)? else {
+            return Ok(None);
+        };
+        // Its texts are looked at for the first time: what was read back was looked through for its version alone.
+        let state = codec::decode_state(&bytes).map_err(|error| Error::Foreign {
+            place: format!(
+                "a profile of partition {}, as the profiles topic has it",
+                key.0
+            ),
+            reason: error.to_string(),
+        })?;
+        Ok(Some(Arc::new(state)))
     }
 
     /// Gives the user a place among those that wait for the engine, or takes it away.

@@ -163,7 +163,6 @@ impl Blocks<'_> {
         let cost = cost(1, payload.len());
         if self.cost > 0 && self.cost + cost > self.most {
             self.write()?;
-            failpoint::pass("blocks_written");
         }
         let same = match self.last {
             Some((before, same)) if before == first => same.saturating_add(1),

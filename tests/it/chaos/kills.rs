@@ -28,7 +28,7 @@ pub fn in_restore(run: &mut Run<'_>) {
     // Everything must be read back.
     std::fs::remove_dir_all(run.case.folder("a")).unwrap();
     for _ in 0..2 {
-        // While it reads, between two blocks' worth of what is packed, and behind it, before the position.
+        // While it reads; when something is packed, before its position; and when that is written.
         let (step, most) = [
             ("record_restored", 15),
             ("run_written", 1),
