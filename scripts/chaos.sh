@@ -35,5 +35,5 @@ while [[ $# -gt 0 ]]; do
         ;;
     esac
 done
-scripts/fetch-kafka.sh >/dev/null
+scripts/with-kafka.sh true
 exec cargo test --locked --test it -- chaos::table --exact --ignored --nocapture </dev/null

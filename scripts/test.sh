@@ -3,7 +3,8 @@
 # Needs Rust, a C and C++ compiler, make, Python 3 with pip, Java 17 or newer and Maven. (npm is taken where it is there, else fetched by pip.)
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
-scripts/fetch-kafka.sh >/dev/null
+# A first broker, with which all others start faster.
+scripts/with-kafka.sh true
 scripts/fetch-model.sh
 scripts/fetch-tokenizers.sh
 # The tests on real brokers wait for most of their time: more of them than processors.
