@@ -54,6 +54,8 @@ pub struct Broker {
     servers: String,
     /// How many nodes there are.
     nodes: usize,
+    /// How often it was started: each time has a log of its own.
+    starts: AtomicUsize,
     process: Mutex<Option<Child>>,
 }
 
@@ -132,6 +134,7 @@ impl Broker {
                         port: *port,
                         servers: servers.join(","),
                         nodes,
+                        starts: AtomicUsize::new(0),
                         process: Mutex::new(None),
                     };
                     broker.format();
@@ -159,6 +162,7 @@ impl Broker {
             port,
             servers: format!("127.0.0.1:{port}"),
             nodes: 1,
+            starts: AtomicUsize::new(0),
             process: Mutex::new(None),
         }
     }
@@ -423,7 +427,8 @@ impl Broker {
     }
 
     fn log(&self) -> PathBuf {
-        Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("kafka-{}.log", self.port))
+        let (port, start) = (self.port, self.starts.load(Ordering::Relaxed));
+        Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("kafka-{port}.{start}.log"))
     }
 
     fn format(&self) {
@@ -446,6 +451,7 @@ impl Broker {
     }
 
     fn spawn(&self) {
+        self.starts.fetch_add(1, Ordering::Relaxed);
         let log = File::create(self.log()).unwrap();
         let java = java();
         let process = Command::new("sh")
@@ -562,11 +568,7 @@ fn java() -> Command {
         jars.display()
     );
     let mut java = Command::new("java");
-    java.args([
-        "-Xmx512m",
-        "-XX:+UseSerialGC",
-        "-XX:TieredStopAtLevel=1",
-    ]);
+    java.args(["-Xmx512m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1"]);
     // A broker starts in half the time with what scripts/with-kafka.sh left; without it Java goes on by itself.
     let archive = cache.join(format!("kafka-{VERSION}.jsa"));
     java.arg(format!("-XX:SharedArchiveFile={}", archive.display()));
