@@ -203,13 +203,17 @@ impl<'a> Run<'a> {
         });
     }
 
-    /// Whether a transaction is open on the change events.
+    /// Whether a transaction is open on any of the outputs: it may hold dead letters only, or a checkpoint.
     pub fn in_transaction(&self) -> bool {
-        let topic = self.case.topic("changes");
         let properties = [("bootstrap.servers".to_owned(), self.broker().servers())];
-        let bounds = source::bounds(&properties, "looks", &topic, DEADLINE).unwrap();
-        let stable: i64 = bounds.values().map(|(_, end)| end).sum();
-        stable < self.broker().end(&topic)
+        ["changes", "profiles", "checkpoints", "dead"]
+            .into_iter()
+            .any(|kind| {
+                let topic = self.case.topic(kind);
+                let bounds = source::bounds(&properties, "looks", &topic, DEADLINE).unwrap();
+                let stable: i64 = bounds.values().map(|(_, end)| end).sum();
+                stable < self.broker().end(&topic)
+            })
     }
 
     /// The sum of a metric of a running instance over its labels.
