@@ -1,5 +1,6 @@
 //! The stream without a model's cost: fill a topic, fold it, read the profiles back, and say how fast that was.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -25,6 +26,9 @@ pub struct Options {
     pub input: Input,
     /// Partitions of the input.
     pub partitions: i32,
+    /// How often it is folded, each time by a group of its own into topics of its own; the last time is what is reported.
+    /// None is once.
+    pub runs: u32,
     /// The pipeline as it is configured; its input, its topics and its group are replaced by the bench's own.
     pub pipeline: pipeline::Config,
     /// The output topics' properties; their names are replaced.
@@ -52,6 +56,9 @@ pub struct Report {
     pub seconds: f64,
     /// Events folded and committed a second.
     pub events_per_second: f64,
+    /// The same of the first of several runs, in which neither limn's memory nor the broker's code was warm.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub events_per_second_of_first_run: Option<f64>,
     /// Profile versions committed a second.
     pub updates_per_second: f64,
     /// Half of the transactions took at most so long …
@@ -126,35 +133,41 @@ pub async fn stream(
     mut tell: impl FnMut(&str),
 ) -> Result<Report, Error> {
     let name = format!("limn-bench-{:08x}", fastrand::u32(..));
-    let mut options = options.clone();
-    let topics = own(&mut options, &name);
     let admin =
         Admin::new(&options.pipeline.commit.properties, options.timeout).map_err(Error::Topics)?;
+    let copies = options.topics.replication_factor;
     admin
-        .create_input(&name, options.partitions, topics.replication_factor)
+        .create_input(&name, options.partitions, copies)
         .await
         .map_err(Error::Topics)?;
-    let result = measure(&options, engine, &admin, &topics, &mut tell).await;
-    let names = topics.names();
+    let mut names = vec![name.clone()];
+    let result = measure(options, &name, engine, &admin, &mut names, &mut tell).await;
+    let names: Vec<&str> = names.iter().map(String::as_str).collect();
     if let Err(finding) = admin.delete(&names).await {
         tell(&format!(
             "the bench's topics {names:?} are still there: {finding}"
         ));
     }
-    let folder = &options.store.folder;
+    let folder = options.store.folder.join(&name);
     if folder.exists() {
-        std::fs::remove_dir_all(folder).map_err(|source| Error::Folder {
-            folder: folder.clone(),
-            source,
-        })?;
+        remove(&folder)?;
     }
     result
 }
 
-/// Puts the bench's own names into the options.
-fn own(options: &mut Options, name: &str) -> topics::Config {
+fn remove(folder: &Path) -> Result<(), Error> {
+    std::fs::remove_dir_all(folder).map_err(|source| Error::Folder {
+        folder: folder.to_owned(),
+        source,
+    })
+}
+
+/// The options with the bench's own names in them, others in each run.
+fn own(options: &Options, input: &str, run: u32) -> (Options, topics::Config) {
+    let mut options = options.clone();
+    let name = format!("{input}.{run}");
     let topics = topics::Config {
-        input: name.to_owned(),
+        input: input.to_owned(),
         changes: format!("{name}.changes"),
         profiles: format!("{name}.profiles"),
         checkpoints: format!("{name}.checkpoints"),
@@ -162,13 +175,13 @@ fn own(options: &mut Options, name: &str) -> topics::Config {
         ..options.topics.clone()
     };
     let pipeline = &mut options.pipeline;
-    pipeline.source.topic = name.to_owned();
-    pipeline.source.group = name.to_owned();
+    pipeline.source.topic = input.to_owned();
+    pipeline.source.group.clone_from(&name);
     pipeline.source.start = Start::Earliest;
     pipeline.codec.format = Format::Json(Box::new(mapping()));
     pipeline.partitioner = Partitioner::Murmur2;
-    pipeline.commit.transactional_id = name.to_owned();
-    pipeline.commit.input_topic = name.to_owned();
+    pipeline.commit.transactional_id.clone_from(&name);
+    pipeline.commit.input_topic = input.to_owned();
     pipeline.topics = pipeline::Topics {
         changes: topics.changes.clone(),
         profiles: topics.profiles.clone(),
@@ -177,48 +190,60 @@ fn own(options: &mut Options, name: &str) -> topics::Config {
     };
     pipeline.stop_at_end = true;
     pipeline.max_updates = None;
-    options.store.folder = options.store.folder.join(name);
-    topics
+    options.store.folder = options.store.folder.join(input).join(run.to_string());
+    (options, topics)
 }
 
 #[allow(clippy::cast_precision_loss)] // rates
 async fn measure(
     options: &Options,
+    name: &str,
     engine: Arc<dyn Engine>,
     admin: &Admin,
-    topics: &topics::Config,
+    names: &mut Vec<String>,
     tell: &mut impl FnMut(&str),
 ) -> Result<Report, Error> {
-    let plan = admin.plan(topics).await;
-    let refused = admin.create(topics, &plan).await;
-    if let Some(finding) = plan.findings.into_iter().chain(refused).next() {
-        return Err(Error::Topics(finding));
-    }
     tell(&format!(
-        "writing {} events of {} users to {}",
-        options.input.events, options.input.users, topics.input
+        "writing {} events of {} users to {name}",
+        options.input.events, options.input.users
     ));
-    let written = fill(options, topics)?;
+    let written = fill(options, name)?;
     tell("reading them, and nothing else");
-    let input = raw(options, &topics.input)?;
-    tell("folding them");
-    let folded = fold(options, Arc::clone(&engine), tell).await?;
-    let (done, dead) = (folded.status.events_committed, folded.status.dead_lettered);
-    if done != written {
-        return Err(Error::Unfolded {
-            written,
-            folded: done,
-            dead,
-        });
-    }
+    let input = raw(options, name)?;
+    let mut first = None;
+    let runs = options.runs.max(1);
+    let mut run = 1;
+    let (options, topics, folded) = loop {
+        let (options, topics) = own(options, name, run);
+        let plan = admin.plan(&topics).await;
+        let refused = admin.create(&topics, &plan).await;
+        let outputs = topics.names().into_iter().filter(|topic| *topic != name);
+        names.extend(outputs.map(str::to_owned));
+        if let Some(finding) = plan.findings.into_iter().chain(refused).next() {
+            return Err(Error::Topics(finding));
+        }
+        tell(&format!("folding them, run {run} of {runs}"));
+        let folded = fold(&options, Arc::clone(&engine), tell).await?;
+        let (done, dead) = (folded.status.events_committed, folded.status.dead_lettered);
+        if done != written {
+            return Err(Error::Unfolded {
+                written,
+                folded: done,
+                dead,
+            });
+        }
+        if run == runs {
+            break (options, topics, folded);
+        }
+        first.get_or_insert(written as f64 / folded.seconds);
+        remove(&options.store.folder)?;
+        run += 1;
+    };
     tell("reading the profiles, and nothing else");
-    let profiles = raw(options, &topics.profiles)?;
+    let profiles = raw(&options, &topics.profiles)?;
     tell("reading the profiles back");
-    std::fs::remove_dir_all(&options.store.folder).map_err(|source| Error::Folder {
-        folder: options.store.folder.clone(),
-        source,
-    })?;
-    let restored = fold(options, engine, tell).await?;
+    remove(&options.store.folder)?;
+    let restored = fold(&options, engine, tell).await?;
     let mut commits = folded.commits;
     commits.sort_unstable();
     let quantile = |share: f64| {
@@ -229,12 +254,13 @@ async fn measure(
     let seconds = folded.seconds;
     Ok(Report {
         limn: env!("CARGO_PKG_VERSION"),
-        events: done,
+        events: written,
         users: folded.users,
         updates: folded.status.updates_committed,
         transactions: folded.status.commits,
         seconds,
-        events_per_second: done as f64 / seconds,
+        events_per_second: written as f64 / seconds,
+        events_per_second_of_first_run: first,
         updates_per_second: folded.status.updates_committed as f64 / seconds,
         commit_p50_seconds: quantile(0.5),
         commit_p99_seconds: quantile(0.99),
@@ -254,10 +280,10 @@ fn raw(options: &Options, topic: &str) -> Result<Counted, Error> {
     Ok(counted)
 }
 
-fn fill(options: &Options, topics: &topics::Config) -> Result<u64, Error> {
+fn fill(options: &Options, topic: &str) -> Result<u64, Error> {
     let config = load::Config {
         properties: options.pipeline.commit.properties.clone(),
-        topic: topics.input.clone(),
+        topic: topic.to_owned(),
         partitioner: load::Partitioner::Murmur2,
         event_timestamps: false,
         skip_bad: false,

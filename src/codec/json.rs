@@ -144,7 +144,8 @@ impl Reader {
                 found: Vec::new(),
                 max_text,
             };
-            attributes.flatten("", fields, 0)?;
+            // Those that a pointer named are null by now.
+            attributes.flatten("", fields.present(), 0)?;
             read.attributes = attributes.end()?;
         }
         Ok(read)
@@ -322,7 +323,7 @@ impl<'a> Attributes<'a> {
             let detail = format!("objects nested over {MAX_DEPTH} deep");
             return Err(Rejected::new(Reason::Malformed, detail));
         }
-        for (field, value) in fields {
+        for (field, value) in fields.by_name() {
             let name = if depth == 0 {
                 field
             } else {

@@ -28,6 +28,9 @@ pub struct Args {
     /// Partitions of the input.
     #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(i32).range(1..=1000))]
     partitions: i32,
+    /// How often they are folded, each time anew; the last time is reported, when limn's memory and the broker's code are warm.
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=100))]
+    runs: u32,
     /// How uneven the users are: the n-th comes with a share of 1/n^ZIPF; 0: one after another.
     #[arg(long, default_value_t = 0.0)]
     zipf: f64,
@@ -53,6 +56,7 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
             seed: args.seed,
         },
         partitions: args.partitions,
+        runs: args.runs,
         pipeline: crate::cli::run::pipeline(&config, String::new()),
         topics: config.topics.clone(),
         store: config.store.room(),

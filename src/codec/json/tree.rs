@@ -18,22 +18,35 @@ pub(super) enum Json<'a> {
     Object(Fields<'a>),
 }
 
-/// An object's fields by name, each name once: of several of one name the last one counts.
+/// An object's fields, each name once: of several of one name the last one counts. Few of them stand as they were read and
+/// are searched one by one, which costs less than their order would; many stand by name.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Fields<'a>(Vec<(Cow<'a, str>, Json<'a>)>);
 
+/// So many are few.
+const FEW: usize = 16;
+
 impl<'a> Fields<'a> {
     pub(super) fn get_mut(&mut self, name: &str) -> Option<&mut Json<'a>> {
-        let at = self.0.binary_search_by(|(n, _)| (**n).cmp(name)).ok()?;
+        let at = if self.0.len() <= FEW {
+            self.0.iter().position(|(n, _)| n == name)?
+        } else {
+            self.0.binary_search_by(|(n, _)| (**n).cmp(name)).ok()?
+        };
         self.0.get_mut(at).map(|(_, value)| value)
     }
-}
 
-impl<'a> IntoIterator for Fields<'a> {
-    type Item = (Cow<'a, str>, Json<'a>);
-    type IntoIter = std::vec::IntoIter<Self::Item>;
+    /// Without those that are null.
+    pub(super) fn present(mut self) -> Self {
+        self.0.retain(|(_, value)| !matches!(value, Json::Null));
+        self
+    }
 
-    fn into_iter(self) -> Self::IntoIter {
+    /// In the order of their names.
+    pub(super) fn by_name(mut self) -> impl Iterator<Item = (Cow<'a, str>, Json<'a>)> {
+        if self.0.len() <= FEW {
+            self.0.sort_unstable_by(|(a, _), (b, _)| a.cmp(b));
+        }
         self.0.into_iter()
     }
 }
@@ -68,8 +81,12 @@ impl Serialize for Json<'_> {
             Self::Text(text) => to.serialize_str(text),
             Self::Array(items) => to.collect_seq(items),
             Self::Object(fields) => {
-                let mut map = to.serialize_map(Some(fields.0.len()))?;
-                for (name, value) in &fields.0 {
+                let mut fields: Vec<_> = fields.0.iter().collect();
+                if fields.len() <= FEW {
+                    fields.sort_unstable_by(|(a, _), (b, _)| a.cmp(b));
+                }
+                let mut map = to.serialize_map(Some(fields.len()))?;
+                for (name, value) in fields {
                     map.serialize_entry(name, value)?;
                 }
                 map.end()
@@ -131,11 +148,19 @@ impl<'de> Visitor<'de> for JsonVisitor {
     }
 
     fn visit_map<A: MapAccess<'de>>(self, mut from: A) -> Result<Self::Value, A::Error> {
-        let mut fields = Vec::new();
+        let mut fields: Vec<(Cow<'de, str>, Json<'de>)> = Vec::with_capacity(FEW / 2);
         while let Some((Name(name), value)) = from.next_entry()? {
-            fields.push((name, value));
+            // Of many, those of one name are found by their order, once all are there.
+            let few = fields.get_mut(..).filter(|fields| fields.len() <= FEW);
+            let same = few.and_then(|few| few.iter_mut().find(|(known, _)| *known == name));
+            match same {
+                Some((_, earlier)) => *earlier = value,
+                None => fields.push((name, value)),
+            }
         }
-        last_of_each(&mut fields);
+        if fields.len() > FEW {
+            last_of_each(&mut fields);
+        }
         Ok(Json::Object(Fields(fields)))
     }
 }
@@ -225,7 +250,7 @@ mod tests {
         else {
             panic!("an object");
         };
-        let fields: Vec<_> = fields.into_iter().collect();
+        let fields: Vec<_> = fields.by_name().collect();
         assert!(matches!(
             &fields[0],
             (Cow::Borrowed("a"), Json::Text(Cow::Borrowed("plain")))

@@ -65,6 +65,30 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(48))]
 
     #[test]
+    fn whatever_a_sealed_block_holds_is_read_as_it_stands_or_refused(
+        users in prop::collection::vec(".{0,6}", 0..4),
+        noise in prop::collection::vec((0usize..160, any::<u8>()), 0..4),
+        cut in 0usize..160,
+    ) {
+        let mut block = Vec::new();
+        for user in &users {
+            append(&mut block, &Packed { user, version: 3, state: b"some state" });
+        }
+        for (at, byte) in noise {
+            if let Some(place) = block.get_mut(at) {
+                *place = byte;
+            }
+        }
+        block.truncate(cut);
+        let sealed = seal(1, b"key", &[&block]);
+        if let Ok(read) = states(b"key", &sealed) {
+            let mut again = Vec::new();
+            read.iter().for_each(|state| append(&mut again, state));
+            prop_assert_eq!(again, block);
+        }
+    }
+
+    #[test]
     fn packed_states_answer_as_if_each_had_been_written_by_itself(steps in steps(), history in 0u64..3) {
         let ((database, folder), (plain, _plain_folder)) = (temporary(), temporary());
         let view = View::new(Arc::clone(&database), history);
