@@ -9,15 +9,21 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 libs=$(scripts/fetch-kafka.sh)
 folder=$(mktemp -d)
 # Kafka's classes as Java has laid them out once: with them a broker starts in half the time. Of another Java or of other
-# jars the archive is of no use; then this broker leaves a new one behind.
-archive="$libs.jsa"
-classes=-XX:SharedArchiveFile=$archive
-java -Xshare:on "$classes" -cp "$libs/*" -version >/dev/null 2>&1 || classes=-XX:ArchiveClassesAtExit=$folder/classes
+# jars the archive is of no use; then a broker that starts leaves a new one behind.
+archive="$libs.jsa" started=
+format=() broker_classes=()
+if java -Xshare:on -XX:SharedArchiveFile="$archive" -cp "$libs/*" -version >/dev/null 2>&1; then
+    format=(-XX:SharedArchiveFile="$archive")
+    broker_classes=("${format[@]}")
+elif [[ -w "${libs%/*}" ]]; then
+    broker_classes=(-XX:ArchiveClassesAtExit="$folder/classes")
+fi
 broker=
 finish() {
     [[ -z "$broker" ]] || { kill "$broker" 2>/dev/null || true; wait "$broker" 2>/dev/null || true; }
-    if [[ -f "$folder/classes" ]]; then
-        mv -f "$folder/classes" "$archive.$$" && mv -f "$archive.$$" "$archive" || true
+    if [[ -n "$started" && -f "$folder/classes" ]]; then
+        # Under its name the archive is whole.
+        mv -f "$folder/classes" "$archive.$$" && mv -f "$archive.$$" "$archive" || rm -f "$archive.$$"
     fi
     rm -rf "$folder"
 }
@@ -46,12 +52,13 @@ group.initial.rebalance.delay.ms=0
 auto.create.topics.enable=false
 ${KAFKA_PROPERTIES:-}
 PROPERTIES
-java -XX:SharedArchiveFile="$archive" -cp "$libs/*" kafka.tools.StorageTool format -t MkU3OEVBNTcwNTJENDM2Qg \
+java "${format[@]}" -cp "$libs/*" kafka.tools.StorageTool format -t MkU3OEVBNTcwNTJENDM2Qg \
     -c "$folder/server.properties" >"$folder/format.log" 2>&1 || { cat "$folder/format.log" >&2; exit 1; }
-java -Xmx768m "$classes" -cp "$libs/*" kafka.Kafka "$folder/server.properties" >"$folder/broker.log" 2>&1 &
+java -Xmx768m "${broker_classes[@]}" -cp "$libs/*" kafka.Kafka "$folder/server.properties" >"$folder/broker.log" 2>&1 &
 broker=$!
 for _ in $(seq 240); do
     if grep -q "Kafka Server started" "$folder/broker.log"; then
+        started=1
         LIMN_KAFKA__BROKERS="127.0.0.1:$port" "$@"
         exit
     fi

@@ -56,7 +56,8 @@ pub struct Report {
     pub seconds: f64,
     /// Events folded and committed a second.
     pub events_per_second: f64,
-    /// The same of the first of several runs, in which neither limn's memory nor the broker's code was warm.
+    /// The same of the first of several runs, for which limn's memory is still to be had from the system, and which a broker
+    /// that has just started has not compiled its code for.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub events_per_second_of_first_run: Option<f64>,
     /// Profile versions committed a second.
@@ -65,7 +66,8 @@ pub struct Report {
     pub commit_p50_seconds: f64,
     /// … and 99 of 100 so long.
     pub commit_p99_seconds: f64,
-    /// Most memory that the process had resident while it folded; where the system does not tell, nothing.
+    /// Most memory that the process had resident while it folded, what an earlier run has left to the allocator included;
+    /// where the system does not tell, nothing.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub peak_memory_bytes: Option<u64>,
     /// Most windows that were open at the same time.
@@ -208,13 +210,14 @@ async fn measure(
         options.input.events, options.input.users
     ));
     let written = fill(options, name)?;
-    tell("reading them, and nothing else");
-    let input = raw(options, name)?;
     let mut first = None;
     let runs = options.runs.max(1);
     let mut run = 1;
-    let (options, topics, folded) = loop {
+    let (options, topics, input, folded) = loop {
         let (options, topics) = own(options, name, run);
+        // Before each run, so that what counts was read on a broker as warm as the last run's.
+        tell("reading them, and nothing else");
+        let input = raw(&options, name)?;
         let plan = admin.plan(&topics).await;
         let refused = admin.create(&topics, &plan).await;
         let outputs = topics.names().into_iter().filter(|topic| *topic != name);
@@ -233,10 +236,15 @@ async fn measure(
             });
         }
         if run == runs {
-            break (options, topics, folded);
+            break (options, topics, input, folded);
         }
         first.get_or_insert(written as f64 / folded.seconds);
         remove(&options.store.folder)?;
+        // Brokers that delete nothing are told of at the end.
+        let outputs: Vec<&str> = names[1..].iter().map(String::as_str).collect();
+        if admin.delete(&outputs).await.is_ok() {
+            names.truncate(1);
+        }
         run += 1;
     };
     tell("reading the profiles, and nothing else");

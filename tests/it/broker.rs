@@ -106,9 +106,11 @@ impl Broker {
         Self::start_all(1, Duration::from_secs(60))
     }
 
-    /// Starts so many that are one Kafka: each holds a copy of every partition, and works without any one of them.
+    /// Starts so many that are one Kafka: each holds a copy of every partition, and works without any one of them. One alone
+    /// has twice the default session: what a starved machine does to it is like being frozen.
     pub fn cluster(nodes: usize) -> Vec<Self> {
-        Self::start_all(nodes, Duration::from_secs(9))
+        let session = if nodes == 1 { 18 } else { 9 };
+        Self::start_all(nodes, Duration::from_secs(session))
     }
 
     fn start_all(nodes: usize, session: Duration) -> Vec<Self> {
@@ -564,14 +566,17 @@ fn java() -> Command {
     let jars = cache.join(format!("kafka-{VERSION}"));
     assert!(
         jars.is_dir(),
-        "no Kafka in {}: run scripts/fetch-kafka.sh",
+        "no Kafka in {}: run scripts/with-kafka.sh true",
         jars.display()
     );
     let mut java = Command::new("java");
     java.args(["-Xmx512m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1"]);
-    // A broker starts in half the time with what scripts/with-kafka.sh left; without it Java goes on by itself.
+    // A broker starts in half the time with what scripts/with-kafka.sh left. Told of none that is there, Java would do
+    // without its own archive too.
     let archive = cache.join(format!("kafka-{VERSION}.jsa"));
-    java.arg(format!("-XX:SharedArchiveFile={}", archive.display()));
+    if archive.is_file() {
+        java.arg(format!("-XX:SharedArchiveFile={}", archive.display()));
+    }
     java.arg("-cp").arg(jars.join("*"));
     java
 }

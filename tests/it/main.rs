@@ -1,5 +1,6 @@
-//! limn against a real Apache Kafka. `scripts/fetch-kafka.sh` brings it; `scripts/test.sh` does so by itself.
+//! limn against a real Apache Kafka. `scripts/with-kafka.sh true` brings it; `scripts/test.sh` does so by itself.
 
+mod bench;
 mod broker;
 mod case;
 mod chaos;

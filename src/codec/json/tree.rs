@@ -8,7 +8,7 @@ use serde::ser::{Serialize, SerializeMap as _, Serializer};
 use serde_json::Number;
 
 /// A value; texts are borrowed where nothing in them is escaped.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone)]
 pub(super) enum Json<'a> {
     Null,
     Bool(bool),
@@ -20,7 +20,7 @@ pub(super) enum Json<'a> {
 
 /// An object's fields, each name once: of several of one name the last one counts. Few of them stand as they were read and
 /// are searched one by one, which costs less than their order would; many stand by name.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone)]
 pub(super) struct Fields<'a>(Vec<(Cow<'a, str>, Json<'a>)>);
 
 /// So many are few.
@@ -148,7 +148,7 @@ impl<'de> Visitor<'de> for JsonVisitor {
     }
 
     fn visit_map<A: MapAccess<'de>>(self, mut from: A) -> Result<Self::Value, A::Error> {
-        let mut fields: Vec<(Cow<'de, str>, Json<'de>)> = Vec::with_capacity(FEW / 2);
+        let mut fields: Vec<(Cow<'de, str>, Json<'de>)> = Vec::new();
         while let Some((Name(name), value)) = from.next_entry()? {
             // Of many, those of one name are found by their order, once all are there.
             let few = fields.get_mut(..).filter(|fields| fields.len() <= FEW);
@@ -232,6 +232,23 @@ mod tests {
             let one = serde_json::from_slice::<Json<'_>>(bytes.as_bytes()).map(|v| v.compact());
             let other = serde_json::from_slice::<Value>(bytes.as_bytes()).map(|v| v.to_string());
             prop_assert_eq!(one.ok(), other.ok());
+        }
+
+        #[test]
+        fn of_few_fields_and_of_many_the_last_of_a_name_counts(names in prop::collection::vec("[a-z]", 0..60)) {
+            let fields = names.iter().enumerate().map(|(n, name)| format!("\"{name}\":{n}"));
+            let text = format!("{{{}}}", fields.collect::<Vec<_>>().join(","));
+            let expected: Value = serde_json::from_str(&text).unwrap();
+            let mut read: Json<'_> = serde_json::from_str(&text).unwrap();
+            prop_assert_eq!(read.compact(), expected.to_string());
+            let Json::Object(fields) = &mut read else { panic!("an object") };
+            for (name, value) in expected.as_object().unwrap() {
+                let found = fields.get_mut(name).map(|found| found.compact());
+                prop_assert_eq!(found, Some(value.to_string()));
+            }
+            prop_assert!(fields.get_mut("no such").is_none());
+            let order: Vec<String> = fields.clone().by_name().map(|(name, _)| name.into_owned()).collect();
+            prop_assert_eq!(order, expected.as_object().unwrap().keys().cloned().collect::<Vec<_>>());
         }
 
         #[test]
