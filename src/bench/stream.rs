@@ -212,32 +212,11 @@ async fn measure(
     let written = fill(options, name)?;
     let mut first = None;
     let runs = options.runs.max(1);
-    let mut run = 1;
-    let (options, topics, input, folded) = loop {
+    for run in 1..runs {
         let (options, topics) = own(options, name, run);
-        // Before each run, so that what counts was read on a broker as warm as the last run's.
-        tell("reading them, and nothing else");
-        let input = raw(&options, name)?;
-        let plan = admin.plan(&topics).await;
-        let refused = admin.create(&topics, &plan).await;
-        let outputs = topics.names().into_iter().filter(|topic| *topic != name);
-        names.extend(outputs.map(str::to_owned));
-        if let Some(finding) = plan.findings.into_iter().chain(refused).next() {
-            return Err(Error::Topics(finding));
-        }
+        names.extend(outputs(&topics));
         tell(&format!("folding them, run {run} of {runs}"));
-        let folded = fold(&options, Arc::clone(&engine), tell).await?;
-        let (done, dead) = (folded.status.events_committed, folded.status.dead_lettered);
-        if done != written {
-            return Err(Error::Unfolded {
-                written,
-                folded: done,
-                dead,
-            });
-        }
-        if run == runs {
-            break (options, topics, input, folded);
-        }
+        let folded = fold_all(&options, &topics, Arc::clone(&engine), admin, written, tell).await?;
         first.get_or_insert(written as f64 / folded.seconds);
         remove(&options.store.folder)?;
         // Brokers that delete nothing are told of at the end.
@@ -245,8 +224,14 @@ async fn measure(
         if admin.delete(&outputs).await.is_ok() {
             names.truncate(1);
         }
-        run += 1;
-    };
+    }
+    let (options, topics) = own(options, name, runs);
+    names.extend(outputs(&topics));
+    // Now and not at the beginning, so that the broker is as warm for it as for the run that counts.
+    tell("reading them, and nothing else");
+    let input = raw(&options, name)?;
+    tell(&format!("folding them, run {runs} of {runs}"));
+    let folded = fold_all(&options, &topics, Arc::clone(&engine), admin, written, tell).await?;
     tell("reading the profiles, and nothing else");
     let profiles = raw(&options, &topics.profiles)?;
     tell("reading the profiles back");
@@ -280,6 +265,40 @@ async fn measure(
         raw_profiles_records_per_second: rate(profiles),
         raw_consume_events_per_second: rate(input),
     })
+}
+
+/// The topics that a run writes.
+fn outputs(topics: &topics::Config) -> impl Iterator<Item = String> {
+    let names = topics.names().into_iter();
+    names
+        .filter(|name| *name != topics.input)
+        .map(str::to_owned)
+}
+
+/// Makes a run's topics, and folds all that was written.
+async fn fold_all(
+    options: &Options,
+    topics: &topics::Config,
+    engine: Arc<dyn Engine>,
+    admin: &Admin,
+    written: u64,
+    tell: &mut impl FnMut(&str),
+) -> Result<Folded, Error> {
+    let plan = admin.plan(topics).await;
+    let refused = admin.create(topics, &plan).await;
+    if let Some(finding) = plan.findings.into_iter().chain(refused).next() {
+        return Err(Error::Topics(finding));
+    }
+    let folded = fold(options, engine, tell).await?;
+    let (done, dead) = (folded.status.events_committed, folded.status.dead_lettered);
+    if done != written {
+        return Err(Error::Unfolded {
+            written,
+            folded: done,
+            dead,
+        });
+    }
+    Ok(folded)
 }
 
 fn raw(options: &Options, topic: &str) -> Result<Counted, Error> {

@@ -144,8 +144,7 @@ impl Reader {
                 found: Vec::new(),
                 max_text,
             };
-            // Those that a pointer named are null by now.
-            attributes.flatten("", fields.present(), 0)?;
+            attributes.flatten("", fields, 0)?;
             read.attributes = attributes.end()?;
         }
         Ok(read)
@@ -323,7 +322,7 @@ impl<'a> Attributes<'a> {
             let detail = format!("objects nested over {MAX_DEPTH} deep");
             return Err(Rejected::new(Reason::Malformed, detail));
         }
-        for (field, value) in fields.by_name() {
+        for (field, value) in fields {
             let name = if depth == 0 {
                 field
             } else {

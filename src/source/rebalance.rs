@@ -117,10 +117,8 @@ impl<D: Send + 'static> Context<D> {
     pub(super) fn bundle(&self) {
         let mut state = self.state();
         state.bytes = 0;
-        if !state.batch.is_empty() {
-            // The next will be about as long.
-            let next = Vec::with_capacity(state.batch.len());
-            let batch = std::mem::replace(&mut state.batch, next);
+        let batch = std::mem::take(&mut state.batch);
+        if !batch.is_empty() {
             state.outbox.push_back(Message::Records(batch));
         }
     }

@@ -8,7 +8,7 @@ use serde::ser::{Serialize, SerializeMap as _, Serializer};
 use serde_json::Number;
 
 /// A value; texts are borrowed where nothing in them is escaped.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub(super) enum Json<'a> {
     Null,
     Bool(bool),
@@ -18,35 +18,22 @@ pub(super) enum Json<'a> {
     Object(Fields<'a>),
 }
 
-/// An object's fields, each name once: of several of one name the last one counts. Few of them stand as they were read and
-/// are searched one by one, which costs less than their order would; many stand by name.
-#[derive(Debug, Clone)]
+/// An object's fields by name, each name once: of several of one name the last one counts.
+#[derive(Debug, Clone, PartialEq)]
 pub(super) struct Fields<'a>(Vec<(Cow<'a, str>, Json<'a>)>);
-
-/// So many are few.
-const FEW: usize = 16;
 
 impl<'a> Fields<'a> {
     pub(super) fn get_mut(&mut self, name: &str) -> Option<&mut Json<'a>> {
-        let at = if self.0.len() <= FEW {
-            self.0.iter().position(|(n, _)| n == name)?
-        } else {
-            self.0.binary_search_by(|(n, _)| (**n).cmp(name)).ok()?
-        };
+        let at = self.0.binary_search_by(|(n, _)| (**n).cmp(name)).ok()?;
         self.0.get_mut(at).map(|(_, value)| value)
     }
+}
 
-    /// Without those that are null.
-    pub(super) fn present(mut self) -> Self {
-        self.0.retain(|(_, value)| !matches!(value, Json::Null));
-        self
-    }
+impl<'a> IntoIterator for Fields<'a> {
+    type Item = (Cow<'a, str>, Json<'a>);
+    type IntoIter = std::vec::IntoIter<Self::Item>;
 
-    /// In the order of their names.
-    pub(super) fn by_name(mut self) -> impl Iterator<Item = (Cow<'a, str>, Json<'a>)> {
-        if self.0.len() <= FEW {
-            self.0.sort_unstable_by(|(a, _), (b, _)| a.cmp(b));
-        }
+    fn into_iter(self) -> Self::IntoIter {
         self.0.into_iter()
     }
 }
@@ -81,12 +68,8 @@ impl Serialize for Json<'_> {
             Self::Text(text) => to.serialize_str(text),
             Self::Array(items) => to.collect_seq(items),
             Self::Object(fields) => {
-                let mut fields: Vec<_> = fields.0.iter().collect();
-                if fields.len() <= FEW {
-                    fields.sort_unstable_by(|(a, _), (b, _)| a.cmp(b));
-                }
-                let mut map = to.serialize_map(Some(fields.len()))?;
-                for (name, value) in fields {
+                let mut map = to.serialize_map(Some(fields.0.len()))?;
+                for (name, value) in &fields.0 {
                     map.serialize_entry(name, value)?;
                 }
                 map.end()
@@ -148,19 +131,11 @@ impl<'de> Visitor<'de> for JsonVisitor {
     }
 
     fn visit_map<A: MapAccess<'de>>(self, mut from: A) -> Result<Self::Value, A::Error> {
-        let mut fields: Vec<(Cow<'de, str>, Json<'de>)> = Vec::new();
+        let mut fields = Vec::new();
         while let Some((Name(name), value)) = from.next_entry()? {
-            // Of many, those of one name are found by their order, once all are there.
-            let few = fields.get_mut(..).filter(|fields| fields.len() <= FEW);
-            let same = few.and_then(|few| few.iter_mut().find(|(known, _)| *known == name));
-            match same {
-                Some((_, earlier)) => *earlier = value,
-                None => fields.push((name, value)),
-            }
+            fields.push((name, value));
         }
-        if fields.len() > FEW {
-            last_of_each(&mut fields);
-        }
+        last_of_each(&mut fields);
         Ok(Json::Object(Fields(fields)))
     }
 }
@@ -247,7 +222,7 @@ mod tests {
                 prop_assert_eq!(found, Some(value.to_string()));
             }
             prop_assert!(fields.get_mut("no such").is_none());
-            let order: Vec<String> = fields.clone().by_name().map(|(name, _)| name.into_owned()).collect();
+            let order: Vec<String> = fields.clone().into_iter().map(|(name, _)| name.into_owned()).collect();
             prop_assert_eq!(order, expected.as_object().unwrap().keys().cloned().collect::<Vec<_>>());
         }
 
@@ -267,7 +242,7 @@ mod tests {
         else {
             panic!("an object");
         };
-        let fields: Vec<_> = fields.by_name().collect();
+        let fields: Vec<_> = fields.into_iter().collect();
         assert!(matches!(
             &fields[0],
             (Cow::Borrowed("a"), Json::Text(Cow::Borrowed("plain")))

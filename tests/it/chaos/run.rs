@@ -13,6 +13,9 @@ use crate::broker::{self, Broker, DEADLINE, eventually};
 use crate::case::{Case, Instance, PARTITIONS};
 use crate::http::get;
 
+/// What limn writes, as [`Case::topic`] has it.
+const OUTPUTS: [&str; 4] = ["changes", "profiles", "checkpoints", "dead"];
+
 pub struct Run<'a> {
     pub case: Case<'a>,
     pub brokers: &'a [Broker],
@@ -206,14 +209,12 @@ impl<'a> Run<'a> {
     /// Whether a transaction is open on any of the outputs: it may hold dead letters only, or a checkpoint.
     pub fn in_transaction(&self) -> bool {
         let properties = [("bootstrap.servers".to_owned(), self.broker().servers())];
-        ["changes", "profiles", "checkpoints", "dead"]
-            .into_iter()
-            .any(|kind| {
-                let topic = self.case.topic(kind);
-                let bounds = source::bounds(&properties, "looks", &topic, DEADLINE).unwrap();
-                let stable: i64 = bounds.values().map(|(_, end)| end).sum();
-                stable < self.broker().end(&topic)
-            })
+        OUTPUTS.iter().any(|kind| {
+            let topic = self.case.topic(kind);
+            let bounds = source::bounds(&properties, "looks", &topic, DEADLINE).unwrap();
+            let stable: i64 = bounds.values().map(|(_, end)| end).sum();
+            stable < self.broker().end(&topic)
+        })
     }
 
     /// The sum of a metric of a running instance over its labels.
@@ -269,8 +270,7 @@ impl<'a> Run<'a> {
 
     /// The topics are not needed any more.
     pub fn tidy(broker: &Broker, input: &str) {
-        let all = ["changes", "profiles", "checkpoints", "dead"];
-        let all = all.map(|kind| format!("{input}.{kind}"));
+        let all = OUTPUTS.map(|kind| format!("{input}.{kind}"));
         let mut names: Vec<&str> = all.iter().map(String::as_str).collect();
         names.push(input);
         broker.delete_topics(&names);
