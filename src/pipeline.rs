@@ -11,6 +11,7 @@ mod status;
 mod tests;
 mod waiting;
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -75,7 +76,8 @@ pub struct Config {
     pub shutdown_timeout: Duration,
     /// How long Kafka may take to give the view back, and to answer at the start.
     pub restore_timeout: Duration,
-    /// Stop when everything that the input held at the start is folded; what is open then closes.
+    /// Stop when everything that the input held at the start is folded; what is open then closes. Where other members of
+    /// the group have partitions of it, that waits for them, too.
     pub stop_at_end: bool,
     /// Stop after so many updates.
     pub max_updates: Option<u64>,
@@ -354,7 +356,7 @@ async fn attempt(
         let (store, stopping) = (Arc::clone(&parts.store), stop.clone());
         tokio::task::spawn_blocking(move || connect(&config, &store, &status, &stopping))
     };
-    let (committer, partitions) = tokio::select! {
+    let (committer, partitions, bounds) = tokio::select! {
         connected = connect => connected.map_err(|e| Error::Thread(e.to_string()))??,
         () = stopped(stop) => return Ok(()),
     };
@@ -377,7 +379,7 @@ async fn attempt(
         ends,
         sink,
         summarizer,
-        partitions,
+        (partitions, bounds),
         limits.clone(),
     );
     let result = deadline.keep(flow.drive(messages, stop)).await;
@@ -396,13 +398,16 @@ async fn attempt(
 /// How often it is said that Kafka does not answer.
 const SAY_EVERY: Duration = Duration::from_secs(30);
 
+/// Where each partition of a bounded input begins and ends; empty where the input has no bounds.
+type Bounds = BTreeMap<i32, (i64, i64)>;
+
 /// Waits for the brokers, checks the topics and makes the producer. Blocks.
 fn connect(
     config: &Config,
     store: &Store,
     status: &watch::Sender<Status>,
     stop: &watch::Receiver<bool>,
-) -> Result<(Committer, i32), Error> {
+) -> Result<(Committer, i32, Bounds), Error> {
     let wait = config.restore_timeout;
     let mut said: Option<Instant> = None;
     let cluster = source::reach(&config.source, wait, |error| {
@@ -453,5 +458,12 @@ fn connect(
             );
         }
     }
-    Ok((Committer::connect(&config.commit, wait)?, wanted))
+    let bounds = if config.stop_at_end {
+        let source = &config.source;
+        source::bounds(&source.properties, &source.group, input, wait)?
+    } else {
+        Bounds::new()
+    };
+    let committer = Committer::connect(&config.commit, wait)?;
+    Ok((committer, wanted, bounds))
 }

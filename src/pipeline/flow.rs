@@ -3,6 +3,7 @@
 mod assignments;
 mod events;
 mod gauges;
+mod others;
 mod updates;
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
@@ -14,13 +15,15 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior};
 
+use others::Others;
+
 use super::batch::{Key, Pending, Sink};
 use super::ingest::Incoming;
 use super::partition::Partition;
 use super::restore::Restored;
 use super::room::Limits;
 use super::status::Tally;
-use super::{Config, Error, Parts, Phase, Status, stopped};
+use super::{Bounds, Config, Error, Parts, Phase, Status, stopped};
 use crate::codec::{self, Decoder, proto};
 use crate::failpoint;
 use crate::profile::Marker;
@@ -53,6 +56,9 @@ pub(super) struct Flow<'a> {
     /// How many partitions the input has.
     count: i32,
     partitions: HashMap<i32, Partition>,
+    /// Whether the group has told this member its share, be it nothing.
+    joined: bool,
+    others: Others,
     /// Partitions that are being restored, each with the offset that it will begin at.
     gained: HashMap<i32, i64>,
     /// Records and ends that wait, in their order, because a checkpoint is full.
@@ -90,7 +96,7 @@ impl<'a> Flow<'a> {
         ends: Ends,
         sink: Sink,
         summarizer: Arc<Summarizer>,
-        count: i32,
+        (count, bounds): (i32, Bounds),
         limits: Limits,
     ) -> Self {
         Self {
@@ -105,6 +111,8 @@ impl<'a> Flow<'a> {
             summarizer,
             count,
             partitions: HashMap::new(),
+            joined: false,
+            others: Others::new(bounds),
             gained: HashMap::new(),
             held: VecDeque::new(),
             ready: BTreeSet::new(),
@@ -155,6 +163,7 @@ impl<'a> Flow<'a> {
                     let (epoch, restored) = restored.map_err(|e| Error::Thread(e.to_string()))?;
                     self.restored(epoch, restored?);
                 }
+                answered = self.others.answer(), if self.others.asks() => answered?,
                 message = messages.recv(), if room => match message {
                     Some(message) => self.told(message).await?,
                     None => return Err(Error::Thread("the polling thread is gone".to_owned())),
@@ -295,6 +304,7 @@ impl<'a> Flow<'a> {
             self.enqueue(number, &mut closed);
         }
         self.keep_checkpoints_small();
+        self.ask_for_others();
         // Whatever changed what waits, the input rests no longer than for the next tick.
         self.pause_or_resume();
         self.show(now);
@@ -330,10 +340,10 @@ impl<'a> Flow<'a> {
         failpoint::pass("draining");
     }
 
-    /// Whether a bounded input is read and folded.
+    /// Whether what is this instance's of a bounded input is read and folded.
     fn idle(&self) -> bool {
         self.config.stop_at_end
-            && !self.partitions.is_empty()
+            && self.joined
             && self.partitions.values().all(|p| p.ended)
             && self.restores.is_empty()
             && self.ready.is_empty()
@@ -348,7 +358,8 @@ impl<'a> Flow<'a> {
             // reaches no journal.
             self.updates.abort_all();
         }
-        let done = self.idle() || self.drain_until.is_some() && self.updates.is_empty();
+        let done = self.idle() && self.others_are_done()
+            || self.drain_until.is_some() && self.updates.is_empty();
         done && self.pending.is_empty() && !self.sink.busy()
     }
 }

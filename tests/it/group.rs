@@ -71,6 +71,53 @@ fn a_rebalance_while_the_input_rests_leaves_nothing_waiting_for_ever() {
     case.all_folded();
 }
 
+/// Works off what the input holds now, beside whoever else is there.
+fn to_the_end(case: &Case, folder: &str) {
+    case.run_to_the_end(folder);
+    case.all_folded_but(0);
+}
+
+#[test]
+fn until_end_waits_for_the_partitions_of_a_member_that_was_killed_a_moment_before() {
+    let mut case = Case::new("left-behind");
+    assert!(case.topics().status.success());
+    // The new protocol gives what is free at once, and what a dead member had when its session is over.
+    case.replaced = vec![
+        (
+            "\"session.timeout.ms\" = 3000",
+            "\"group.protocol\" = \"consumer\"".to_owned(),
+        ),
+        ("\"heartbeat.interval.ms\" = 500", String::new()),
+    ];
+    let first = case.start("a");
+    all_restored(&case, "a");
+    let second = case.start("b");
+    eventually("the second to get partitions", || {
+        (restored(&case, "b") > 0).then_some(())
+    });
+    // Their windows stay open: nothing is folded.
+    case.produce(12, 1, 0);
+    drop(first);
+    stop(second);
+    to_the_end(&case, "c");
+}
+
+#[test]
+fn until_end_waits_until_the_others_have_folded_theirs_to_the_ends_that_no_reader_sees() {
+    let mut case = Case::new("others");
+    assert!(case.topics().status.success());
+    let slow = case.start_with("a", &[("LIMN_ENGINE__DELAY", "5s")]);
+    all_restored(&case, "a");
+    // Full windows, and behind them what was aborted: the input ends behind the last record that anybody reads.
+    case.produce(12, 4, 0);
+    for partition in 0..PARTITIONS {
+        let holder = held_open(case.broker, &case.input, partition);
+        holder.abort_transaction(DEADLINE).unwrap();
+    }
+    to_the_end(&case, "b");
+    stop(slow);
+}
+
 #[test]
 fn latest_killed_with_open_windows_goes_on_where_it_began() {
     let mut case = Case::new("latest");

@@ -12,6 +12,7 @@ use crate::source::Assigned;
 
 impl Flow<'_> {
     pub(super) fn assigned(&mut self, assigned: Vec<Assigned>) {
+        self.joined = true;
         if assigned.is_empty() {
             // More instances than partitions: this one stands by, and is well.
             let at_work = !self.partitions.is_empty() || !self.restores.is_empty();
