@@ -76,8 +76,8 @@ pub struct Config {
     pub shutdown_timeout: Duration,
     /// How long Kafka may take to give the view back, and to answer at the start.
     pub restore_timeout: Duration,
-    /// Stop when everything that the input held at the start is folded; what is open then closes. Where other members of
-    /// the group have partitions of it, that waits for them, too.
+    /// Stop when everything that the input held at the start is settled; what is open then closes. Where other members of
+    /// the group have partitions of it, that is waited for.
     pub stop_at_end: bool,
     /// Stop after so many updates.
     pub max_updates: Option<u64>,
@@ -234,6 +234,7 @@ pub async fn run(
 ) -> Result<(), Error> {
     let mut backoff = BACKOFF;
     let mut limits = Limits::default();
+    let mut bounds = None;
     let mut deadline = Deadline {
         stop: stop.clone(),
         limit: config.shutdown_timeout + config.commit.transaction_timeout,
@@ -241,7 +242,16 @@ pub async fn run(
     };
     loop {
         let began = Instant::now();
-        let error = match attempt(config, parts, &mut stop, &mut deadline, &limits).await {
+        let error = match attempt(
+            config,
+            parts,
+            &mut stop,
+            &mut deadline,
+            &limits,
+            &mut bounds,
+        )
+        .await
+        {
             Ok(()) => return Ok(()),
             Err(error) => error,
         };
@@ -341,6 +351,7 @@ async fn attempt(
     stop: &mut watch::Receiver<bool>,
     deadline: &mut Deadline,
     limits: &Limits,
+    bounds: &mut Option<Bounds>,
 ) -> Result<(), Error> {
     summarize::check(&config.summarize, parts.engine.as_ref())?;
     let decoder = Decoder::new(config.codec.clone());
@@ -352,14 +363,15 @@ async fn attempt(
     )?);
     // librdkafka's calls block; waiting for a stop meanwhile leaves the thread to end by itself.
     let connect = {
-        let (config, status) = (config.clone(), parts.status.clone());
+        let (config, status, known) = (config.clone(), parts.status.clone(), bounds.clone());
         let (store, stopping) = (Arc::clone(&parts.store), stop.clone());
-        tokio::task::spawn_blocking(move || connect(&config, &store, &status, &stopping))
+        tokio::task::spawn_blocking(move || connect(&config, &store, &status, &stopping, known))
     };
-    let (committer, partitions, bounds) = tokio::select! {
+    let (committer, partitions, found) = tokio::select! {
         connected = connect => connected.map_err(|e| Error::Thread(e.to_string()))??,
         () = stopped(stop) => return Ok(()),
     };
+    let bounds = bounds.insert(found);
     let sink = batch::Sink::start(
         committer,
         Arc::clone(&parts.store),
@@ -379,7 +391,7 @@ async fn attempt(
         ends,
         sink,
         summarizer,
-        (partitions, bounds),
+        (partitions, bounds.clone()),
         limits.clone(),
     );
     let result = deadline.keep(flow.drive(messages, stop)).await;
@@ -407,6 +419,7 @@ fn connect(
     store: &Store,
     status: &watch::Sender<Status>,
     stop: &watch::Receiver<bool>,
+    known: Option<Bounds>,
 ) -> Result<(Committer, i32, Bounds), Error> {
     let wait = config.restore_timeout;
     let mut said: Option<Instant> = None;
@@ -458,11 +471,13 @@ fn connect(
             );
         }
     }
-    let bounds = if config.stop_at_end {
-        let source = &config.source;
-        source::bounds(&source.properties, &source.group, input, wait)?
-    } else {
-        Bounds::new()
+    let bounds = match known {
+        Some(bounds) => bounds,
+        None if config.stop_at_end => {
+            let source = &config.source;
+            source::bounds(&source.properties, &source.group, input, wait)?
+        }
+        None => Bounds::new(),
     };
     let committer = Committer::connect(&config.commit, wait)?;
     Ok((committer, wanted, bounds))

@@ -28,6 +28,10 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
     let config = args.config.load()?;
     telemetry::start(config.log)?;
     let metrics = Exposition::install()?;
+    let runtime = tokio::runtime::Runtime::new()?;
+    let (stop, stopped) = watch::channel(false);
+    // Whoever is told to stop while a large folder is opened or the model loads stops cleanly: so this stands before them.
+    runtime.block_on(on_stop(stop))?;
     let store = Arc::new(Store::open(&config.store.room())?);
     if let Some(why) = &store.rebuilt {
         tracing::warn!(
@@ -38,8 +42,6 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
     let id = format!("{}-{}", config.source.group, store.id()?);
     let mut flow = pipeline(&config, id);
     flow.stop_at_end = args.until_end;
-    let runtime = tokio::runtime::Runtime::new()?;
-    let (stop, stopped) = watch::channel(false);
     let (status, shown) = watch::channel(Status::default());
     let token = config.http.token.as_ref().map(|t| Token::new(t.reveal()));
     let sources = sources(&store, &shown, &metrics);
@@ -56,8 +58,6 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
             metrics.upkeep();
         }
     });
-    // Whoever is told to stop while the model loads stops: so this stands before it.
-    runtime.block_on(on_stop(stop))?;
     // Loading a model takes its time; meanwhile health is answered, and readiness says why not yet.
     let Some(engine) = runtime.block_on(loaded(&config.engine, stopped.clone()))? else {
         tracing::info!("ended before the model was loaded");

@@ -304,7 +304,7 @@ impl<'a> Flow<'a> {
             self.enqueue(number, &mut closed);
         }
         self.keep_checkpoints_small();
-        self.ask_for_others();
+        self.look_at_others();
         // Whatever changed what waits, the input rests no longer than for the next tick.
         self.pause_or_resume();
         self.show(now);
@@ -343,7 +343,7 @@ impl<'a> Flow<'a> {
     /// Whether what is this instance's of a bounded input is read and folded.
     fn idle(&self) -> bool {
         self.config.stop_at_end
-            && self.joined
+            && (self.joined || self.others.are_all_there_is())
             && self.partitions.values().all(|p| p.ended)
             && self.restores.is_empty()
             && self.ready.is_empty()
@@ -358,7 +358,7 @@ impl<'a> Flow<'a> {
             // reaches no journal.
             self.updates.abort_all();
         }
-        let done = self.idle() && self.others_are_done()
+        let done = self.idle() && !self.others.are_waited_for() && self.others_are_done()
             || self.drain_until.is_some() && self.updates.is_empty();
         done && self.pending.is_empty() && !self.sink.busy()
     }

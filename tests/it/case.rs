@@ -170,9 +170,19 @@ impl<'a> Case<'a> {
     }
 
     pub fn start_with(&self, folder: &str, environment: &[(&str, &str)]) -> Instance {
-        let log = std::fs::File::create(self.dir.path().join(format!("{folder}.log"))).unwrap();
         let mut limn = self.limn("run", folder);
         limn.envs(environment.iter().copied());
+        self.logged(folder, &mut limn)
+    }
+
+    /// One that ends by itself.
+    pub fn start_until_end(&self, folder: &str) -> Instance {
+        let mut limn = self.limn("run", folder);
+        self.logged(folder, limn.arg("--until-end"))
+    }
+
+    fn logged(&self, folder: &str, limn: &mut Command) -> Instance {
+        let log = std::fs::File::create(self.dir.path().join(format!("{folder}.log"))).unwrap();
         Instance(limn.stderr(log).stdout(Stdio::null()).spawn().unwrap())
     }
 
@@ -201,6 +211,17 @@ impl<'a> Case<'a> {
     }
 
     pub fn produce(&mut self, users: usize, rounds: i64, from: i64) {
+        self.produce_where(users, rounds, from, |_| true);
+    }
+
+    /// The same, of the users alone whose partition is such a one.
+    pub fn produce_where(
+        &mut self,
+        users: usize,
+        rounds: i64,
+        from: i64,
+        wanted: impl Fn(i32) -> bool,
+    ) {
         let mut all: BTreeMap<i32, Vec<(String, String)>> = BTreeMap::new();
         for round in from..from + rounds {
             for user in 0..users {
@@ -211,7 +232,7 @@ impl<'a> Case<'a> {
                 all.entry(home).or_default().push((user, value));
             }
         }
-        for (partition, records) in all {
+        for (partition, records) in all.into_iter().filter(|(p, _)| wanted(*p)) {
             let records: Vec<_> = records
                 .iter()
                 .map(|(k, v)| (k.as_str(), v.as_str()))

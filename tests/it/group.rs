@@ -71,6 +71,15 @@ fn a_rebalance_while_the_input_rests_leaves_nothing_waiting_for_ever() {
     case.all_folded();
 }
 
+/// What makes a configuration one of the new group protocol.
+fn new_protocol() -> Vec<(&'static str, String)> {
+    let protocol = "\"group.protocol\" = \"consumer\"".to_owned();
+    vec![
+        ("\"session.timeout.ms\" = 3000", protocol),
+        ("\"heartbeat.interval.ms\" = 500", String::new()),
+    ]
+}
+
 /// Works off what the input holds now, beside whoever else is there.
 fn to_the_end(case: &Case, folder: &str) {
     case.run_to_the_end(folder);
@@ -81,14 +90,8 @@ fn to_the_end(case: &Case, folder: &str) {
 fn until_end_waits_for_the_partitions_of_a_member_that_was_killed_a_moment_before() {
     let mut case = Case::new("left-behind");
     assert!(case.topics().status.success());
-    // The new protocol gives what is free at once, and what a dead member had when its session is over.
-    case.replaced = vec![
-        (
-            "\"session.timeout.ms\" = 3000",
-            "\"group.protocol\" = \"consumer\"".to_owned(),
-        ),
-        ("\"heartbeat.interval.ms\" = 500", String::new()),
-    ];
+    // It gives what is free at once, and what a dead member had when its session is over.
+    case.replaced = new_protocol();
     let first = case.start("a");
     all_restored(&case, "a");
     let second = case.start("b");
@@ -116,6 +119,52 @@ fn until_end_waits_until_the_others_have_folded_theirs_to_the_ends_that_no_reade
     }
     to_the_end(&case, "b");
     stop(slow);
+}
+
+#[test]
+fn until_end_reads_on_while_it_waits_for_a_member_whose_windows_are_open() {
+    let mut case = Case::new("reads-on");
+    assert!(case.topics().status.success());
+    let first = case.start("a");
+    all_restored(&case, "a");
+    case.produce(12, 1, 0);
+    let mut second = case.start_until_end("b");
+    eventually("the second to wait", || {
+        let log = case.log("b");
+        log.contains("waiting for partitions").then_some(())
+    });
+    let log = case.log("b");
+    let is_its = |partition| log.contains(&format!("partition restored partition={partition}"));
+    let before = case.changes_now();
+    // For its partitions alone: the first one's windows stay open, and with them the second waits.
+    case.produce_where(12, 8, 1, is_its);
+    eventually("what came meanwhile to be folded", || {
+        (case.changes_now() > before).then_some(())
+    });
+    assert!(second.0.try_wait().unwrap().is_none(), "it has not waited");
+    case.produce_where(12, 8, 1, |partition| !is_its(partition));
+    let status = eventually("the second to end", || second.0.try_wait().unwrap());
+    assert!(status.success());
+    stop(first);
+    case.run_to_the_end("a");
+    case.all_folded();
+}
+
+#[test]
+fn until_end_of_a_member_without_a_partition_ends_when_the_others_have_folded_all() {
+    let mut case = Case::new("standby");
+    assert!(case.topics().status.success());
+    case.replaced = new_protocol();
+    let others = ["a", "b", "c"].map(|name| case.start(name));
+    for name in ["a", "b", "c"] {
+        eventually("each to have a partition", || {
+            (restored(&case, name) > 0).then_some(())
+        });
+    }
+    case.produce(12, 4, 0);
+    to_the_end(&case, "d");
+    assert_eq!(restored(&case, "d"), 0);
+    others.into_iter().for_each(stop);
 }
 
 #[test]
