@@ -11,7 +11,7 @@ mod tests;
 mod view;
 
 pub use journal::Journal;
-pub use view::{Applied, Change, View, ViewBatch};
+pub use view::{Applied, Change, ReadBack, View, ViewBatch};
 
 use std::fs::{self, File, TryLockError};
 use std::io;
@@ -264,13 +264,21 @@ fn format(folder: &Path) -> Result<Option<u32>, Error> {
 /// Puts a format byte and a checksum before a value, which is its parts one behind another. The key is part of the sum, so a
 /// value under a wrong key is noticed.
 fn seal(format: u8, key: &[u8], parts: &[&[u8]]) -> Vec<u8> {
-    let mut sealed = Vec::with_capacity(parts.iter().map(|part| part.len()).sum::<usize>() + 5);
-    sealed.push(format);
-    sealed.extend_from_slice(&[0; 4]);
+    let mut sealed = Vec::with_capacity(parts.iter().map(|part| part.len()).sum::<usize>() + HEAD);
+    sealed.extend_from_slice(&[0; HEAD]);
     parts.iter().for_each(|part| sealed.extend_from_slice(part));
-    let sum = checksum(key, &sealed[5..]);
-    sealed[1..5].copy_from_slice(&sum.to_le_bytes());
+    seal_in_place(format, key, &mut sealed);
     sealed
+}
+
+/// Bytes before a sealed value.
+const HEAD: usize = 5;
+
+/// As [`seal`], of a value that has [`HEAD`] bytes of room before it.
+fn seal_in_place(format: u8, key: &[u8], sealed: &mut [u8]) {
+    let sum = checksum(key, &sealed[HEAD..]);
+    sealed[0] = format;
+    sealed[1..HEAD].copy_from_slice(&sum.to_le_bytes());
 }
 
 /// The payload of a value that was sealed in this format; `None` where it is torn, or of another.

@@ -12,7 +12,7 @@ use pending::Pending;
 use super::{Config, Error};
 use crate::codec::{self, proto};
 use crate::source::{self, Assigned, Back, Wanted};
-use crate::store::{Change, Store, View, ViewBatch};
+use crate::store::{Store, View, ViewBatch};
 use crate::{failpoint, metrics};
 
 /// A partition whose view is up to date.
@@ -141,19 +141,14 @@ fn read(
                         place: place(),
                         reason: e.to_string(),
                     })?;
-                    Some((version, value.to_vec()))
+                    Some((version, value))
                 }
-            };
-            let change = Change {
-                partition,
-                user: user.into(),
-                state,
             };
             told += 1;
             if told % TELL_EVERY == 0 {
                 remaining(partition, end - offset);
             }
-            pending.push(change, offset + 1)
+            pending.push(partition, user, state, offset + 1)
         },
     )?;
     for (&partition, &position) in &positions {

@@ -197,11 +197,13 @@ fn read_some<E: From<Error>>(
     let mut copies = Copies::default();
     let mut next = HashMap::new();
     let mut reading: HashMap<i32, &Open> = some.iter().map(|o| (o.partition, o)).collect();
-    let mut heard = Instant::now();
+    // Since when nothing was heard. The clock is not looked at for each record.
+    let mut silent: Option<Instant> = None;
     while !reading.is_empty() {
         stop_if(cancelled)?;
         match reader.poll(Duration::from_millis(100)) {
             Some(Ok(message)) => {
+                silent = None;
                 let (partition, offset) = (message.partition(), message.offset());
                 let open = reading.get(&partition);
                 each(Back {
@@ -216,7 +218,6 @@ fn read_some<E: From<Error>>(
                     copies: &mut copies,
                 })?;
                 next.insert(partition, offset + 1);
-                heard = Instant::now();
             }
             // The stable offset was at the end asked for before this consumer fetched anything, so the end of the
             // partition, as it sees it, lies there or behind. What is committed meanwhile is of no former owner.
@@ -224,9 +225,9 @@ fn read_some<E: From<Error>>(
                 reading.remove(&partition);
             }
             // One broker of several may be away; the others say where its partitions are led now.
-            Some(Err(error)) if passes(&error) && heard.elapsed() <= wait => {}
+            Some(Err(error)) if passes(&error) && silence(&mut silent) <= wait => {}
             Some(Err(error)) => return Err(Error::kafka(doing())(error).into()),
-            None if heard.elapsed() > wait => {
+            None if silence(&mut silent) > wait => {
                 return Err(Error::Kafka {
                     doing: doing(),
                     reason: format!("no answer for {wait:?}"),
@@ -237,6 +238,11 @@ fn read_some<E: From<Error>>(
         }
     }
     Ok(next)
+}
+
+/// How long nothing was heard, from now on if not before.
+fn silence(since: &mut Option<Instant>) -> Duration {
+    since.get_or_insert_with(Instant::now).elapsed()
 }
 
 /// How long it is waited for open transactions without a word, and between two words of it.

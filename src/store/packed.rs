@@ -14,7 +14,7 @@ use std::ops::Bound;
 use std::sync::PoisonError;
 
 use super::database::{Database, Trees, cost};
-use super::{Error, seal, unseal};
+use super::{Error, HEAD, seal, seal_in_place, unseal};
 use crate::failpoint;
 
 /// Bytes of a block, behind which the next one begins: some dozens of states. A state is looked up by reading its block.
@@ -29,8 +29,8 @@ pub(super) struct Packed<'a> {
 }
 
 /// Where a user stands in the order.
-pub(super) fn order(user: &str) -> u64 {
-    let hash = blake3::hash(user.as_bytes());
+pub(super) fn order(user: &[u8]) -> u64 {
+    let hash = blake3::hash(user);
     hash.as_bytes()
         .first_chunk::<8>()
         .map_or(0, |b| u64::from_be_bytes(*b))
@@ -106,11 +106,12 @@ pub(super) fn count(trees: &Trees, partition: i32) -> u32 {
     runs.get(&partition).copied().unwrap_or(0)
 }
 
-/// Writes one more run. The states come in their [`order`], those of a user one behind another, the newest last.
+/// Writes one more run. The states come in their [`order`], each as [`append`] has written it, those of a user one behind
+/// another, the newest last.
 pub(super) fn write<'a>(
     database: &Database,
     partition: i32,
-    states: impl Iterator<Item = (u64, Packed<'a>)>,
+    states: impl Iterator<Item = (u64, &'a [u8])>,
 ) -> Result<(), Error> {
     let run = database.with(|trees| Ok(count(trees, partition)))?;
     let mut blocks = Blocks {
@@ -122,16 +123,17 @@ pub(super) fn write<'a>(
         cost: 0,
         last: None,
     };
-    let (mut block, mut first) = (Vec::with_capacity(2 * BLOCK_BYTES), 0);
+    let (mut block, mut first) = (Vec::new(), 0);
     for (order, state) in states {
-        if block.len() >= BLOCK_BYTES {
-            let next = Vec::with_capacity(2 * BLOCK_BYTES);
-            blocks.push(first, std::mem::replace(&mut block, next))?;
+        if block.len() >= HEAD + BLOCK_BYTES {
+            blocks.push(first, std::mem::take(&mut block))?;
         }
         if block.is_empty() {
             first = order;
+            block.reserve_exact(HEAD + 2 * BLOCK_BYTES);
+            block.extend_from_slice(&[0; HEAD]);
         }
-        append(&mut block, &state);
+        block.extend_from_slice(state);
     }
     if block.is_empty() {
         return Ok(());
@@ -152,6 +154,7 @@ struct Blocks<'a> {
     partition: i32,
     run: u32,
     most: usize,
+    /// Keys and sealed blocks.
     full: Vec<(Vec<u8>, Vec<u8>)>,
     cost: usize,
     /// What the last one begins with, and its number among those that begin so.
@@ -159,8 +162,9 @@ struct Blocks<'a> {
 }
 
 impl Blocks<'_> {
-    fn push(&mut self, first: u64, payload: Vec<u8>) -> Result<(), Error> {
-        let cost = cost(1, payload.len());
+    /// Takes a block that has room for its seal.
+    fn push(&mut self, first: u64, mut block: Vec<u8>) -> Result<(), Error> {
+        let cost = cost(1, block.len());
         if self.cost > 0 && self.cost + cost > self.most {
             self.write()?;
         }
@@ -171,7 +175,8 @@ impl Blocks<'_> {
         self.last = Some((first, same));
         self.cost += cost;
         let key = block_key(self.partition, self.run, first, same);
-        self.full.push((key, payload));
+        seal_in_place(1, &key, &mut block);
+        self.full.push((key, block));
         Ok(())
     }
 
@@ -179,15 +184,16 @@ impl Blocks<'_> {
         let full = std::mem::take(&mut self.full);
         self.database
             .write(std::mem::take(&mut self.cost), |trees| {
-                for (key, payload) in &full {
-                    trees.packed.insert(&key[..], seal(1, key, &[payload]))?;
+                for (key, sealed) in &full {
+                    trees.packed.insert(&key[..], &sealed[..])?;
                 }
                 Ok(())
             })
     }
 }
 
-fn append(block: &mut Vec<u8>, packed: &Packed<'_>) {
+/// Puts a state behind others.
+pub(super) fn append(block: &mut Vec<u8>, packed: &Packed<'_>) {
     let text = |block: &mut Vec<u8>, bytes: &[u8]| {
         block.extend_from_slice(&(bytes.len() as u64).to_be_bytes());
         block.extend_from_slice(bytes);
@@ -196,6 +202,11 @@ fn append(block: &mut Vec<u8>, packed: &Packed<'_>) {
     block.extend_from_slice(&packed.version.to_be_bytes());
     text(block, packed.state);
 }
+
+/// Bytes of a text's length, which stands before it.
+pub(super) const LENGTH: usize = 8;
+/// Bytes that [`append`] writes for a state beside its texts.
+pub(super) const BESIDE: usize = 2 * LENGTH + 8;
 
 /// The states of a block, one behind another.
 fn states<'a>(key: &[u8], sealed: &'a [u8]) -> Result<Vec<Packed<'a>>, Error> {
@@ -259,7 +270,7 @@ pub(super) fn newest(
     if runs == 0 {
         return Ok(None);
     }
-    let order = order(user);
+    let order = order(user.as_bytes());
     for run in (0..runs).rev() {
         for (key, sealed) in blocks(trees, partition, run, order)?.iter().rev() {
             let states = states(key, sealed)?;
@@ -277,7 +288,7 @@ pub(super) fn versions(
     partition: i32,
     user: &str,
 ) -> Result<BTreeMap<u64, Vec<u8>>, Error> {
-    let order = order(user);
+    let order = order(user.as_bytes());
     let mut versions = BTreeMap::new();
     for run in 0..count(trees, partition) {
         for (key, sealed) in blocks(trees, partition, run, order)? {
@@ -293,7 +304,7 @@ pub(super) fn versions(
 /// partition meanwhile.
 pub(super) fn erase(database: &Database, partition: i32, user: &str) -> Result<(), Error> {
     let runs = database.with(|trees| Ok(count(trees, partition)))?;
-    let order = order(user);
+    let order = order(user.as_bytes());
     for run in 0..runs {
         let rewritten = database.with(|trees| {
             let mut rewritten = Vec::new();

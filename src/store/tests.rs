@@ -173,7 +173,8 @@ fn looking_into_a_folder_shows_no_more_versions_than_its_service_does() {
                 offset: 4,
                 at_ms: 7,
             };
-            store.view.restore(0, changes.into(), at, true).unwrap();
+            let read = changes.into_iter().collect();
+            store.view.restore(0, &read, at, true).unwrap();
         }
         for v in [5, 6] {
             store.view.apply(&one("ann", v, &format!("v{v}"))).unwrap();
@@ -262,7 +263,7 @@ fn restored(store: &Store) -> Result<(), Error> {
         offset: 0,
         at_ms: 7,
     };
-    store.view.restore(0, changes.collect(), at, true)
+    store.view.restore(0, &changes.collect(), at, true)
 }
 
 /// The view as it is after so many batches.

@@ -1,6 +1,7 @@
 //! The profiles of the partitions that this instance owns, or owned: current states and the versions before them.
 
 mod restore;
+pub use restore::ReadBack;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
@@ -36,13 +37,6 @@ impl Change {
     fn cost(&self) -> usize {
         let state = self.state.as_ref().map_or(0, |(_, state)| state.len());
         cost(2, 2 * state)
-    }
-
-    /// About what it takes of the memory.
-    #[must_use]
-    pub fn bytes(&self) -> usize {
-        let state = self.state.as_ref().map_or(0, |(_, state)| state.len());
-        size_of::<Self>() + self.user.len() + state
     }
 }
 

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 
 use super::Error;
-use crate::store::{self, Applied, Change, View};
+use crate::store::{self, Applied, ReadBack, View};
 
 /// Bytes of profiles that wait for more of their partition: few large pieces are looked through faster than many small ones.
 /// As much again is on its way to the view. Little in a debug build, so that the tests and the fault suite see many pieces.
@@ -17,7 +17,7 @@ const PENDING_BYTES: usize = if cfg!(debug_assertions) {
 /// Of a partition so many profiles, and how far it was read with them.
 pub(super) struct Piece {
     partition: i32,
-    changes: Vec<Change>,
+    read: ReadBack,
     applied: Applied,
     /// More of the partition follows.
     more: bool,
@@ -26,25 +26,17 @@ pub(super) struct Piece {
 /// Writes pieces until the last one's sender is gone.
 pub(super) fn write(view: &View, pieces: &Receiver<Piece>) -> Result<(), store::Error> {
     for piece in pieces {
-        view.restore(piece.partition, piece.changes, piece.applied, piece.more)?;
+        view.restore(piece.partition, &piece.read, piece.applied, piece.more)?;
     }
     Ok(())
 }
 
-/// What was read and is not on its way yet.
+/// What was read and is not on its way yet: of each partition, with the offset that it goes on from.
 pub(super) struct Pending {
     pieces: SyncSender<Piece>,
     now_ms: i64,
     bytes: usize,
-    partitions: BTreeMap<i32, Read>,
-}
-
-/// The same of a partition, and the offset that it goes on from.
-#[derive(Default)]
-struct Read {
-    changes: Vec<Change>,
-    bytes: usize,
-    next: i64,
+    partitions: BTreeMap<i32, (ReadBack, i64)>,
 }
 
 impl Pending {
@@ -62,41 +54,47 @@ impl Pending {
 
     /// Where the partition goes on, once all of it is written.
     pub(super) fn ends_at(&mut self, partition: i32, next: i64) {
-        self.partitions.entry(partition).or_default().next = next;
+        self.partitions.entry(partition).or_default().1 = next;
     }
 
-    /// Takes one more change and the offset behind it; where much waits, some of it is sent on its way.
-    pub(super) fn push(&mut self, change: Change, next: i64) -> Result<(), Error> {
-        let bytes = change.bytes();
-        self.bytes += bytes;
-        let read = self.partitions.entry(change.partition).or_default();
-        read.bytes += bytes;
-        read.next = next;
-        read.changes.push(change);
+    /// Takes one more record of a partition, as [`ReadBack::push`] does, and the offset behind it; where much waits, some of it
+    /// is sent on its way.
+    pub(super) fn push(
+        &mut self,
+        partition: i32,
+        user: &str,
+        state: Option<(u64, &[u8])>,
+        next: i64,
+    ) -> Result<(), Error> {
+        let (read, goes_on) = self.partitions.entry(partition).or_default();
+        let before = read.bytes();
+        read.push(user, state);
+        *goes_on = next;
+        self.bytes += read.bytes() - before;
         while self.bytes >= PENDING_BYTES {
-            let most = self.partitions.iter().max_by_key(|(_, read)| read.bytes);
+            let most = self.partitions.iter().max_by_key(|(_, (r, _))| r.bytes());
             let Some((&partition, _)) = most else { break };
-            let read = self.partitions.remove(&partition).unwrap_or_default();
-            self.bytes -= read.bytes;
-            self.send(partition, read, true)?;
+            let (read, next) = self.partitions.remove(&partition).unwrap_or_default();
+            self.bytes -= read.bytes();
+            self.send(partition, read, next, true)?;
         }
         Ok(())
     }
 
     /// Sends all that waits.
     pub(super) fn send_all(mut self) -> Result<(), Error> {
-        for (partition, read) in std::mem::take(&mut self.partitions) {
-            self.send(partition, read, false)?;
+        for (partition, (read, next)) in std::mem::take(&mut self.partitions) {
+            self.send(partition, read, next, false)?;
         }
         Ok(())
     }
 
-    fn send(&self, partition: i32, read: Read, more: bool) -> Result<(), Error> {
+    fn send(&self, partition: i32, read: ReadBack, next: i64, more: bool) -> Result<(), Error> {
         let piece = Piece {
             partition,
-            changes: read.changes,
+            read,
             applied: Applied {
-                offset: read.next,
+                offset: next,
                 at_ms: self.now_ms,
             },
             more,

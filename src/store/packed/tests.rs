@@ -33,8 +33,9 @@ fn apply(view: &View, changes: Vec<Change>) {
     view.apply(&batch).unwrap();
 }
 
-fn restore(view: &View, partition: i32, changes: Vec<Change>) {
-    view.restore(partition, changes, AT, true).unwrap();
+fn restore(view: &View, partition: i32, changes: impl IntoIterator<Item = Change>) {
+    let read = changes.into_iter().collect();
+    view.restore(partition, &read, AT, true).unwrap();
 }
 
 /// How many blocks there are, and how many of the view's own values.
@@ -155,7 +156,7 @@ fn many_states_are_few_values_and_each_is_found() {
     for piece in 0..3 {
         let some = (0..all).filter(|n| n % 3 == piece);
         let changes = some.map(|n| change(4, &user(n), Some((1, text(n)))));
-        restore(&view, 4, changes.collect());
+        restore(&view, 4, changes);
     }
     let (blocks, alone) = written(&database);
     assert_eq!(alone, 0);
@@ -185,7 +186,7 @@ fn what_was_packed_becomes_history_when_a_newer_version_is_written() {
     let (database, _folder) = temporary();
     let view = View::new(database, 1);
     let version = |v: u64| change(0, "ann", Some((v, format!("v{v}"))));
-    restore(&view, 0, vec![version(3), version(4)]);
+    restore(&view, 0, [version(3), version(4)]);
     let kept = || view.versions(0, "ann").unwrap();
     assert_eq!(kept(), [b"v3", b"v4"]);
     apply(&view, vec![version(5)]);
@@ -198,16 +199,20 @@ fn what_was_packed_becomes_history_when_a_newer_version_is_written() {
 fn little_is_written_state_by_state_unless_more_follows() {
     let (database, _folder) = temporary();
     let view = View::new(Arc::clone(&database), 0);
-    let some =
-        |partition, bytes: usize| vec![change(partition, "ann", Some((1, "x".repeat(bytes))))];
-    view.restore(0, some(0, 100), AT, false).unwrap();
+    let some = |partition, bytes: usize| {
+        let text = "x".repeat(bytes);
+        [change(partition, "ann", Some((1, text)))]
+            .into_iter()
+            .collect()
+    };
+    view.restore(0, &some(0, 100), AT, false).unwrap();
     assert_eq!(written(&database), (0, 1));
-    view.restore(1, some(1, 100), AT, true).unwrap();
+    view.restore(1, &some(1, 100), AT, true).unwrap();
     assert_eq!(written(&database), (1, 1));
-    view.restore(2, some(2, 2000), AT, false).unwrap();
+    view.restore(2, &some(2, 2000), AT, false).unwrap();
     assert_eq!(written(&database), (2, 1));
     // Behind a state that is written by itself nothing is packed: that one would hide it.
-    view.restore(0, some(0, 2000), AT, true).unwrap();
+    view.restore(0, &some(0, 2000), AT, true).unwrap();
     assert_eq!(written(&database), (2, 1));
     assert_eq!(view.get(0, "ann").unwrap().unwrap().len(), 2000);
 }
@@ -217,9 +222,9 @@ fn nothing_of_an_erased_user_stays_in_any_block() {
     let (database, _folder) = temporary();
     let view = View::new(Arc::clone(&database), 5);
     let state = |user: &str, v| change(0, user, Some((v, format!("secret of {user} {v}"))));
-    restore(&view, 0, vec![state("ann", 1), state("bob", 1)]);
-    restore(&view, 0, vec![state("ann", 2), state("ann", 3)]);
-    restore(&view, 0, vec![state("eve", 1), change(0, "eve", None)]);
+    restore(&view, 0, [state("ann", 1), state("bob", 1)]);
+    restore(&view, 0, [state("ann", 2), state("ann", 3)]);
+    restore(&view, 0, [state("eve", 1), change(0, "eve", None)]);
     apply(&view, vec![change(0, "ann", None)]);
     let mut left = Vec::new();
     database
@@ -235,7 +240,7 @@ fn nothing_of_an_erased_user_stays_in_any_block() {
     assert!(!left.contains("ann") && !left.contains("eve"), "{left}");
     assert_eq!(view.get(0, "ann").unwrap(), None);
     assert!(view.versions(0, "ann").unwrap().is_empty());
-    restore(&view, 0, vec![state("ann", 1)]);
+    restore(&view, 0, [state("ann", 1)]);
     assert_eq!(view.versions(0, "ann").unwrap().len(), 1);
 }
 
@@ -244,7 +249,7 @@ fn a_run_that_was_cut_off_is_read_and_written_again() {
     let (database, folder) = temporary();
     let all: Vec<(u64, String)> = {
         let users = (0..2000).map(|n| format!("user{n}"));
-        let mut all: Vec<_> = users.map(|user| (order(&user), user)).collect();
+        let mut all: Vec<_> = users.map(|user| (order(user.as_bytes()), user)).collect();
         all.sort();
         all
     };
@@ -256,9 +261,12 @@ fn a_run_that_was_cut_off_is_read_and_written_again() {
             version,
             state,
         };
-        (*order, packed)
+        let mut written = Vec::new();
+        append(&mut written, &packed);
+        (*order, written)
     });
-    write(&database, 0, half).unwrap();
+    let half: Vec<_> = half.collect();
+    write(&database, 0, half.iter().map(|(o, state)| (*o, &state[..]))).unwrap();
     drop(database);
     let database = Arc::new(Database::open(&folder.path().join("db"), 1 << 20).unwrap());
     let view = View::new(database, 0);
@@ -266,7 +274,7 @@ fn a_run_that_was_cut_off_is_read_and_written_again() {
     let changes = all
         .iter()
         .map(|(_, user)| change(0, user, Some((1, format!("of {user}")))));
-    restore(&view, 0, changes.collect());
+    restore(&view, 0, changes);
     for (_, user) in &all {
         let expected = format!("of {user}").into_bytes();
         assert_eq!(view.get(0, user).unwrap(), Some(expected));
@@ -285,7 +293,7 @@ fn a_user_with_more_versions_than_a_block_has_room_for_is_found_whole_and_erased
     let many = |n: u64| (1..=40).map(move |v| (n, v));
     let all = (0..20).filter(|&n| n != 7).map(|n| (n, 1)).chain(many(7));
     let changes = all.map(|(n, v)| change(0, &user(n), Some((v, text(v)))));
-    restore(&view, 0, changes.collect());
+    restore(&view, 0, changes);
     let (blocks, _) = written(&database);
     assert!(blocks >= 7, "{blocks}");
     let expected: Vec<_> = (1..=40).map(|v| text(v).into_bytes()).collect();
@@ -304,8 +312,8 @@ fn a_state_that_was_read_twice_is_listed_once() {
     let (database, _folder) = temporary();
     let view = View::new(database, 3);
     let of = |v: u64| change(0, "ann", Some((v, format!("v{v}"))));
-    restore(&view, 0, vec![of(4), of(5), of(5)]);
-    restore(&view, 0, vec![of(5)]);
+    restore(&view, 0, [of(4), of(5), of(5)]);
+    restore(&view, 0, [of(5)]);
     let states: Vec<_> = view.states(0).map(Result::unwrap).collect();
     assert_eq!(states, [b"v5"]);
     assert_eq!(view.versions(0, "ann").unwrap(), [b"v4", b"v5"]);
@@ -315,10 +323,10 @@ fn a_state_that_was_read_twice_is_listed_once() {
 fn tombstones_of_users_that_are_not_there_write_nothing() {
     let (database, _folder) = temporary();
     let view = View::new(Arc::clone(&database), 3);
-    restore(&view, 0, vec![change(0, "ann", Some((1, "x".to_owned())))]);
+    restore(&view, 0, [change(0, "ann", Some((1, "x".to_owned())))]);
     let before = database.with(|trees| Ok(trees.packed.len())).unwrap();
     let gone = (0..500).map(|n| change(0, &format!("gone{n}"), None));
-    restore(&view, 0, gone.collect());
+    restore(&view, 0, gone);
     let after = database.with(|trees| Ok(trees.packed.len())).unwrap();
     assert_eq!((before, after), (1, 1));
     assert!(view.get(0, "ann").unwrap().is_some());
