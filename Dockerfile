@@ -19,8 +19,8 @@ COPY . .
 # The caches outlive the build, so a second one compiles limn alone; what is kept of the first is copied out of them.
 RUN --mount=type=cache,target=/usr/local/cargo/registry \
     --mount=type=cache,target=/src/target,sharing=locked \
-    cargo build --release --locked --features tls --bin limn \
-    && install -D target/release/limn /out/limn
+    cargo build --profile production --locked --features tls --bin limn \
+    && install -D target/production/limn /out/limn
 
 # The same Debian as the builder's: the binary is linked with its glibc.
 FROM debian:${DEBIAN}-slim

@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
 # limn and Kafka Streams on the same events and the same broker, one after the other:
 #   scripts/bench-peer.sh [--events N] [--users N] [--list line|whole] [--limn PROGRAM]
-# limn, Kafka Streams, and limn again, each twice in one process, of which the second counts. The broker is warmer the later a run is, so
-# limn's two on either side of Kafka Streams' one stand for it (their mean). Prints a JSON object for each, and one with the ratios;
+# limn, Kafka Streams, and limn again, each twice in one process, of which the second counts, behind a run of limn's that does not
+# count. limn's two on either side of Kafka Streams' one stand for it (their mean). Prints a JSON object for each, and one with the ratios;
 # benches/kafka-streams/README.md says what they mean.
-# Builds limn unless a PROGRAM is given. Needs a JDK 17 or newer (javac), Maven for the first time, and Python 3.
+# Builds limn as services do (profile `production`) unless a PROGRAM is given. Needs a JDK 17 or newer (javac), Maven for the first time, and Python 3.
 # LIMN_CACHE says where the cache is; default: ~/.cache/limn
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -21,8 +21,8 @@ while [[ $# -gt 0 ]]; do
     shift 2
 done
 if [[ -z "$limn" ]]; then
-    cargo build --release --locked
-    limn=target/release/limn
+    cargo build --profile production --locked
+    limn=target/production/limn
 fi
 
 if [[ -z "$inside" ]]; then
@@ -50,6 +50,8 @@ limn() {
         2> >(tee "$inside/limn.log" >&2) >"$inside/$1.json"
     echo "bench-peer: load $(cut -d ' ' -f 1-3 /proc/loadavg 2>/dev/null || echo unknown)" >&2
 }
+# The broker's JVM compiles for a minute what it does most, on the same processors: nobody's figures are taken meanwhile.
+limn warm
 limn before
 topic=$(grep -om1 'limn-bench-[0-9a-f]\{8\}' "$inside/limn.log")
 # The throughput collector: on few processors it takes less of them than G1. The heap is as large as it will be from the start.
