@@ -77,7 +77,7 @@ faults! {
     members_cooperate: Shared, members::cooperative;
     members_speak_the_new_protocol: Shared, members::new_protocol;
     an_instance_is_frozen_past_its_session: Shared, members::zombie;
-    the_broker_is_killed: Own(1), nodes::killed;
+    a_broker_is_killed: Own(3), nodes::killed;
     the_broker_is_frozen_for_ten_seconds: Patient, nodes::frozen;
     a_broker_of_three_is_frozen: Own(3), nodes::frozen;
     leaders_move_among_three_brokers: Own(3), nodes::leaders;

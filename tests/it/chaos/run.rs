@@ -146,9 +146,19 @@ impl<'a> Run<'a> {
 
     /// Ends it as a service manager does; it must end cleanly.
     pub fn stop(&mut self, name: &str) {
-        self.signal(name, "-TERM");
+        self.terminate(name);
         let code = self.ended(name);
         self.clean(name, code);
+    }
+
+    /// Tells it to end once it can hear it, or has ended: one that has just begun would die of the signal.
+    fn terminate(&mut self, name: &str) {
+        let (case, instance) = (&self.case, self.instances.get_mut(name).expect("it runs"));
+        eventually("the instance to begin", || {
+            let ended = instance.0.try_wait().unwrap().is_some();
+            (ended || case.log(name).contains("HTTP:")).then_some(())
+        });
+        self.signal(name, "-TERM");
     }
 
     /// Whether it has ended as it should when told to: with exit code 0, or with 1 where it says why.
@@ -240,7 +250,7 @@ impl<'a> Run<'a> {
         let names: Vec<String> = self.instances.keys().cloned().collect();
         for name in &names {
             self.signal(name, "-CONT");
-            self.signal(name, "-TERM");
+            self.terminate(name);
         }
         for name in &names {
             let code = self.ended(name);
