@@ -112,7 +112,7 @@ impl<'a> Flow<'a> {
             count,
             partitions: HashMap::new(),
             joined: false,
-            others: Others::new(bounds),
+            others: Others::new(bounds, &config.source),
             gained: HashMap::new(),
             held: VecDeque::new(),
             ready: BTreeSet::new(),
@@ -146,6 +146,9 @@ impl<'a> Flow<'a> {
             self.begin_updates()?;
             self.commit_if_due()?;
             if self.finished() {
+                if self.drain_until.is_none() {
+                    self.tell_what_is_left();
+                }
                 return Ok(());
             }
             // A batch that is full waits for the one before it. That one ends by itself, whatever the group does meanwhile.
@@ -343,7 +346,7 @@ impl<'a> Flow<'a> {
     /// Whether what is this instance's of a bounded input is read and folded.
     fn idle(&self) -> bool {
         self.config.stop_at_end
-            && (self.joined || self.others.are_all_there_is())
+            && (self.joined || self.others.have_all())
             && self.partitions.values().all(|p| p.ended)
             && self.restores.is_empty()
             && self.ready.is_empty()
@@ -358,7 +361,7 @@ impl<'a> Flow<'a> {
             // reaches no journal.
             self.updates.abort_all();
         }
-        let done = self.idle() && !self.others.are_waited_for() && self.others_are_done()
+        let done = self.idle() && self.others_are_done()
             || self.drain_until.is_some() && self.updates.is_empty();
         done && self.pending.is_empty() && !self.sink.busy()
     }

@@ -211,17 +211,6 @@ impl<'a> Case<'a> {
     }
 
     pub fn produce(&mut self, users: usize, rounds: i64, from: i64) {
-        self.produce_where(users, rounds, from, |_| true);
-    }
-
-    /// The same, of the users alone whose partition is such a one.
-    pub fn produce_where(
-        &mut self,
-        users: usize,
-        rounds: i64,
-        from: i64,
-        wanted: impl Fn(i32) -> bool,
-    ) {
         let mut all: BTreeMap<i32, Vec<(String, String)>> = BTreeMap::new();
         for round in from..from + rounds {
             for user in 0..users {
@@ -232,7 +221,7 @@ impl<'a> Case<'a> {
                 all.entry(home).or_default().push((user, value));
             }
         }
-        for (partition, records) in all.into_iter().filter(|(p, _)| wanted(*p)) {
+        for (partition, records) in all {
             let records: Vec<_> = records
                 .iter()
                 .map(|(k, v)| (k.as_str(), v.as_str()))

@@ -80,12 +80,6 @@ fn new_protocol() -> Vec<(&'static str, String)> {
     ]
 }
 
-/// Works off what the input holds now, beside whoever else is there.
-fn to_the_end(case: &Case, folder: &str) {
-    case.run_to_the_end(folder);
-    case.all_folded_but(0);
-}
-
 #[test]
 fn until_end_waits_for_the_partitions_of_a_member_that_was_killed_a_moment_before() {
     let mut case = Case::new("left-behind");
@@ -101,8 +95,11 @@ fn until_end_waits_for_the_partitions_of_a_member_that_was_killed_a_moment_befor
     // Their windows stay open: nothing is folded.
     case.produce(12, 1, 0);
     drop(first);
+    let mut third = case.start_until_end("c");
     stop(second);
-    to_the_end(&case, "c");
+    let status = eventually("the third to end", || third.0.try_wait().unwrap());
+    assert!(status.success());
+    case.all_folded_but(0);
 }
 
 #[test]
@@ -117,34 +114,38 @@ fn until_end_waits_until_the_others_have_folded_theirs_to_the_ends_that_no_reade
         let holder = held_open(case.broker, &case.input, partition);
         holder.abort_transaction(DEADLINE).unwrap();
     }
-    to_the_end(&case, "b");
+    case.run_to_the_end("b");
+    case.all_folded_but(0);
     stop(slow);
 }
 
 #[test]
-fn until_end_reads_on_while_it_waits_for_a_member_whose_windows_are_open() {
-    let mut case = Case::new("reads-on");
+fn until_end_leaves_to_a_member_that_lives_what_is_in_its_windows() {
+    let mut case = Case::new("alive");
     assert!(case.topics().status.success());
     let first = case.start("a");
     all_restored(&case, "a");
     case.produce(12, 1, 0);
     let mut second = case.start_until_end("b");
-    eventually("the second to wait", || {
-        let log = case.log("b");
-        log.contains("waiting for partitions").then_some(())
-    });
-    let log = case.log("b");
-    let is_its = |partition| log.contains(&format!("partition restored partition={partition}"));
-    let before = case.changes_now();
-    // For its partitions alone: the first one's windows stay open, and with them the second waits.
-    case.produce_where(12, 8, 1, is_its);
-    eventually("what came meanwhile to be folded", || {
-        (case.changes_now() > before).then_some(())
-    });
-    assert!(second.0.try_wait().unwrap().is_none(), "it has not waited");
-    case.produce_where(12, 8, 1, |partition| !is_its(partition));
+    // Behind the session that a dead one would have had.
     let status = eventually("the second to end", || second.0.try_wait().unwrap());
     assert!(status.success());
+    let log = case.log("b");
+    let told = |partition: i32| {
+        let line = log.lines().find(|l| l.contains("these are other members'"));
+        let line = line.unwrap_or_else(|| panic!("{log}"));
+        let (_, list) = line.split_once("partitions=[").expect(line);
+        list.contains(&partition.to_string())
+    };
+    let committed = case.broker.committed_offsets(&case.input, &case.input);
+    for (partition, end) in &case.produced {
+        let folded = committed.get(partition) == Some(end);
+        assert_ne!(
+            folded,
+            told(*partition),
+            "{partition}: {committed:?}, {log}"
+        );
+    }
     stop(first);
     case.run_to_the_end("a");
     case.all_folded();
@@ -162,8 +163,11 @@ fn until_end_of_a_member_without_a_partition_ends_when_the_others_have_folded_al
         });
     }
     case.produce(12, 4, 0);
-    to_the_end(&case, "d");
+    let mut last = case.start_until_end("d");
+    let status = eventually("it to end", || last.0.try_wait().unwrap());
+    assert!(status.success());
     assert_eq!(restored(&case, "d"), 0);
+    case.all_folded_but(0);
     others.into_iter().for_each(stop);
 }
 

@@ -2,8 +2,8 @@
 //! held at the start is folded as well, by whomever: a group leaves the partitions of a member that died where they are
 //! until its session is over, and whoever ended meanwhile would leave their events to nobody.
 //!
-//! A member that lives may take its time, as windows that are open stay open for as long as they like. So an instance that
-//! waits for it reads on behind its own bounds, as any member does.
+//! A member that lives folds what is its own, in its own time: windows may stay open for as long as they like. So it is not
+//! waited for any longer than a dead one could have kept its partitions, and this instance's do not rest for longer.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -21,9 +21,10 @@ const WAIT: Duration = Duration::from_secs(5);
 const ASK_EVERY: Duration = Duration::from_secs(2);
 /// Between two words of what is waited for.
 const SAY_EVERY: Duration = Duration::from_secs(10);
-/// How long an instance rests at its bounds while others are not at theirs. Short in a debug build, so that the tests see
-/// what comes behind.
-const REST: Duration = Duration::from_secs(if cfg!(debug_assertions) { 1 } else { 10 });
+/// A session of the group where the configuration says nothing: librdkafka's, and the brokers' with the new protocol.
+const SESSION: Duration = Duration::from_secs(45);
+/// What the group may take behind the end of a session to give partitions to others.
+const REBALANCE: Duration = Duration::from_secs(15);
 /// When a member that was told of no partition takes it that there is none for it: with the new group protocol it is told
 /// nothing then.
 const UNTOLD: Duration = Duration::from_secs(if cfg!(debug_assertions) { 5 } else { 30 });
@@ -47,10 +48,14 @@ pub(super) struct Others {
     said: Option<Instant>,
     /// Since when this instance has nothing else to do.
     since: Option<Instant>,
+    patience: Duration,
 }
 
 impl Others {
-    pub(super) fn new(bounds: Bounds) -> Self {
+    pub(super) fn new(bounds: Bounds, config: &source::Config) -> Self {
+        let properties = &config.properties;
+        let session = properties.iter().rfind(|(n, _)| n == "session.timeout.ms");
+        let session = session.and_then(|(_, ms)| ms.parse().ok());
         Self {
             bounds,
             folded: BTreeSet::new(),
@@ -59,18 +64,13 @@ impl Others {
             asked: None,
             said: None,
             since: None,
+            patience: session.map_or(SESSION, Duration::from_millis) + REBALANCE,
         }
     }
 
-    /// Whether this instance has waited for its share for so long that there is none.
-    pub(super) fn are_all_there_is(&self) -> bool {
+    /// Whether this instance was told of no partition for so long that there is none for it.
+    pub(super) fn have_all(&self) -> bool {
         self.begun.elapsed() >= UNTOLD
-    }
-
-    /// Whether they are waited for, and this instance goes on meanwhile as a member of the group like any other. It was at its
-    /// bounds by then; now it has reached the end where the group has committed all bounds, its own among them.
-    pub(super) fn are_waited_for(&self) -> bool {
-        self.since.is_some_and(|since| since.elapsed() >= REST)
     }
 
     /// Whether there is a question that [`Others::answer`] can wait for.
@@ -108,63 +108,53 @@ impl Others {
 }
 
 impl Flow<'_> {
-    /// Whether this partition of a bounded input is this instance's to fold, or known to be folded.
-    fn is_taken_care_of(&self, number: i32) -> bool {
-        let here = self.partitions.contains_key(&number) && !self.others.are_waited_for();
-        here || self.others.folded.contains(&number)
+    /// What of the input others had at the start that is not known to be folded.
+    fn left(&self) -> impl Iterator<Item = i32> + '_ {
+        let numbers = self.others.bounds.keys().copied();
+        numbers.filter(|number| {
+            !self.partitions.contains_key(number) && !self.others.folded.contains(number)
+        })
     }
 
-    /// Whether others have folded all that is not this instance's.
+    /// Whether nothing is left that this instance could still be given: others have folded the rest, or they live. Whom the
+    /// group has told of no share yet does not know that they do.
     pub(super) fn others_are_done(&self) -> bool {
-        let mut numbers = self.others.bounds.keys();
-        numbers.all(|&number| self.is_taken_care_of(number))
+        let Others {
+            since, patience, ..
+        } = &self.others;
+        let waited = since.is_some_and(|since| since.elapsed() >= *patience);
+        self.joined && waited || self.left().next().is_none()
     }
 
-    /// What is to be done about others where this instance is at its own end: asks what they have folded, goes on beside
-    /// them, and ends with them.
+    /// Says at the end what is not folded.
+    pub(super) fn tell_what_is_left(&self) {
+        let left: Vec<i32> = self.left().collect();
+        if !left.is_empty() {
+            tracing::warn!(
+                partitions = ?left,
+                "the rest is folded; these are other members', and what they held at the start is not folded yet"
+            );
+        }
+    }
+
+    /// Asks what the others have folded, where this instance has nothing else to do.
     pub(super) fn look_at_others(&mut self) {
-        if self.drain_until.is_some() || !(self.others.are_waited_for() || self.idle()) {
+        if !self.idle() {
+            self.others.since = None;
             return;
         }
-        if self.others_are_done() {
-            if self.others.are_waited_for() {
-                // What came behind the bounds is the others' again.
-                self.drain();
-            }
-            return;
-        }
-        self.others.since.get_or_insert_with(Instant::now);
-        if self.others.are_waited_for() {
-            self.go_on();
-        }
-        self.ask();
-    }
-
-    /// Opens what was read to its bound, is folded and committed: nobody's events wait because this instance waits.
-    fn go_on(&mut self) {
-        if !self.pending.is_empty() || self.sink.busy() {
-            return;
-        }
-        let mut opened = Vec::new();
-        for (&number, partition) in &mut self.partitions {
-            let next = partition.progress.next_offset();
-            if partition.ended && partition.committed >= next && partition.bound.take().is_some() {
-                opened.push((number, next));
-            }
-        }
-        if !opened.is_empty() {
-            self.source.ready(opened);
-        }
-    }
-
-    fn ask(&mut self) {
         let soon = |at: Instant| at.elapsed() < ASK_EVERY;
         if self.others.asks() || self.others.asked.is_some_and(soon) {
             return;
         }
-        let mut wanted = self.others.bounds.clone();
-        wanted.retain(|&number, _| !self.is_taken_care_of(number));
-        self.others.asked = Some(Instant::now());
+        let bounds = &self.others.bounds;
+        let left: Vec<(i32, (i64, i64))> = self.left().map(|p| (p, bounds[&p])).collect();
+        if left.is_empty() {
+            return;
+        }
+        let now = Instant::now();
+        self.others.asked = Some(now);
+        self.others.since.get_or_insert(now);
         let (config, count) = (self.config.source.clone(), self.count);
         self.others.asking.spawn_blocking(move || {
             let source::Config {
@@ -175,7 +165,7 @@ impl Flow<'_> {
             } = &config;
             let committed = source::committed(properties, group, topic, count, WAIT)?;
             let mut answer = Answer::default();
-            for (number, (begin, end)) in wanted {
+            for (number, (begin, end)) in left {
                 // Whoever reads a partition commits behind what it does not see there, too: markers of transactions.
                 let folded = *committed.get(&number).unwrap_or(&begin) >= end;
                 let of = if folded {

@@ -55,10 +55,10 @@ impl ReadBack {
         });
     }
 
-    /// About what it takes of the memory.
+    /// What it takes of the memory.
     #[must_use]
     pub fn bytes(&self) -> usize {
-        self.bytes.len() + size_of_val(&self.records[..])
+        self.bytes.capacity() + self.records.capacity() * size_of::<Record>()
     }
 
     fn user(&self, record: &Record) -> &[u8] {

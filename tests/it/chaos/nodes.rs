@@ -14,7 +14,7 @@ fn few() -> Events {
     }
 }
 
-/// One of three, whichever, while a transaction is at some step, and another while the next instance has one. Not a lone
+/// One of three, whichever, while a transaction is at some step, and once more while the next instance has one. Not a lone
 /// broker: Kafka 4.3 loses the end of a transaction then, whoever made it (docs/reliability.md).
 pub fn killed(run: &mut Run<'_>) {
     run.load(few());

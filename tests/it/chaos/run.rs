@@ -154,11 +154,13 @@ impl<'a> Run<'a> {
     /// Tells it to end once it can hear it, or has ended: one that has just begun would die of the signal.
     fn terminate(&mut self, name: &str) {
         let (case, instance) = (&self.case, self.instances.get_mut(name).expect("it runs"));
-        eventually("the instance to begin", || {
+        let ended = eventually("the instance to begin", || {
             let ended = instance.0.try_wait().unwrap().is_some();
-            (ended || case.log(name).contains("HTTP:")).then_some(())
+            (ended || case.log(name).contains("HTTP:")).then_some(ended)
         });
-        self.signal(name, "-TERM");
+        if !ended {
+            self.signal(name, "-TERM");
+        }
     }
 
     /// Whether it has ended as it should when told to: with exit code 0, or with 1 where it says why.
