@@ -71,6 +71,9 @@ fn a_rebalance_while_the_input_rests_leaves_nothing_waiting_for_ever() {
     case.all_folded();
 }
 
+/// What an instance says that ends while others have not folded theirs.
+const LEFT: &str = "these are other members'";
+
 /// What makes a configuration one of the new group protocol.
 fn new_protocol() -> Vec<(&'static str, String)> {
     let protocol = "\"group.protocol\" = \"consumer\"".to_owned();
@@ -114,7 +117,9 @@ fn until_end_waits_until_the_others_have_folded_theirs_to_the_ends_that_no_reade
         let holder = held_open(case.broker, &case.input, partition);
         holder.abort_transaction(DEADLINE).unwrap();
     }
-    case.run_to_the_end("b");
+    let output = case.run_to_the_end("b");
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(!said.contains(LEFT), "{said}");
     case.all_folded_but(0);
     stop(slow);
 }
@@ -122,6 +127,8 @@ fn until_end_waits_until_the_others_have_folded_theirs_to_the_ends_that_no_reade
 #[test]
 fn until_end_leaves_to_a_member_that_lives_what_is_in_its_windows() {
     let mut case = Case::new("alive");
+    let size = "size = \"10s\"";
+    case.replaced = vec![(size, format!("{size}\nidle_timeout = \"off\""))];
     assert!(case.topics().status.success());
     let first = case.start("a");
     all_restored(&case, "a");
@@ -132,7 +139,7 @@ fn until_end_leaves_to_a_member_that_lives_what_is_in_its_windows() {
     assert!(status.success());
     let log = case.log("b");
     let told = |partition: i32| {
-        let line = log.lines().find(|l| l.contains("these are other members'"));
+        let line = log.lines().find(|l| l.contains(LEFT));
         let line = line.unwrap_or_else(|| panic!("{log}"));
         let (_, list) = line.split_once("partitions=[").expect(line);
         list.contains(&partition.to_string())
@@ -156,7 +163,8 @@ fn until_end_of_a_member_without_a_partition_ends_when_the_others_have_folded_al
     let mut case = Case::new("standby");
     assert!(case.topics().status.success());
     case.replaced = new_protocol();
-    let others = ["a", "b", "c"].map(|name| case.start(name));
+    let slow = [("LIMN_ENGINE__DELAY", "8s")];
+    let others = ["a", "b", "c"].map(|name| case.start_with(name, &slow));
     for name in ["a", "b", "c"] {
         eventually("each to have a partition", || {
             (restored(&case, name) > 0).then_some(())
@@ -167,6 +175,7 @@ fn until_end_of_a_member_without_a_partition_ends_when_the_others_have_folded_al
     let status = eventually("it to end", || last.0.try_wait().unwrap());
     assert!(status.success());
     assert_eq!(restored(&case, "d"), 0);
+    assert!(!case.log("d").contains(LEFT), "{}", case.log("d"));
     case.all_folded_but(0);
     others.into_iter().for_each(stop);
 }

@@ -13,6 +13,7 @@ use crate::source::Assigned;
 impl Flow<'_> {
     pub(super) fn assigned(&mut self, assigned: Vec<Assigned>) {
         self.joined = true;
+        self.others.wait_anew();
         if assigned.is_empty() {
             // More instances than partitions: this one stands by, and is well.
             let at_work = !self.partitions.is_empty() || !self.restores.is_empty();
@@ -112,6 +113,9 @@ impl Flow<'_> {
             self.uncommitted.retain(|(p, _), _| *p != number);
         }
         self.owned();
+        // With nothing left, the rebalance may be of an older kind, in which all is given up before it is given out anew.
+        self.joined = !self.partitions.is_empty();
+        self.others.wait_anew();
         // What waited here may have been what the input rested for.
         self.pause_or_resume();
         if !cut_off.is_empty() {

@@ -3,7 +3,8 @@
 //! until its session is over, and whoever ended meanwhile would leave their events to nobody.
 //!
 //! A member that lives folds what is its own, in its own time: windows may stay open for as long as they like. So it is not
-//! waited for any longer than a dead one could have kept its partitions, and this instance's do not rest for longer.
+//! waited for any longer than one that was dead when this instance came to its end could have kept its partitions, and this
+//! instance's do not rest for longer. Who has no partition, and was not told so, keeps nobody waiting: it waits for the others.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -64,8 +65,17 @@ impl Others {
             asked: None,
             said: None,
             since: None,
-            patience: session.map_or(SESSION, Duration::from_millis) + REBALANCE,
+            // The offsets of the dead one's open transaction are waited for, too, before its partitions are given.
+            patience: session
+                .map_or(SESSION, Duration::from_millis)
+                .max(config.assign_timeout)
+                + REBALANCE,
         }
+    }
+
+    /// The group has changed: whom it took for alive was not looked at since.
+    pub(super) fn wait_anew(&mut self) {
+        self.since = None;
     }
 
     /// Whether this instance was told of no partition for so long that there is none for it.
