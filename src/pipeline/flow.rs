@@ -15,8 +15,6 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior};
 
-use others::Others;
-
 use super::batch::{Key, Pending, Sink};
 use super::ingest::Incoming;
 use super::partition::Partition;
@@ -29,6 +27,7 @@ use crate::failpoint;
 use crate::profile::Marker;
 use crate::source::{Assigned, Ends, Kafka, Message, Paused};
 use crate::summarize::{self, Done, Summarizer};
+use others::Others;
 
 /// How often time is looked at.
 const TICK: Duration = Duration::from_millis(50);
@@ -166,7 +165,9 @@ impl<'a> Flow<'a> {
                     let (epoch, restored) = restored.map_err(|e| Error::Thread(e.to_string()))?;
                     self.restored(epoch, restored?);
                 }
-                answered = self.others.answer(), if self.others.asks() => answered?,
+                Some(answer) = self.others.asking.join_next(), if !self.others.asking.is_empty() => {
+                    self.answered(answer)?;
+                }
                 message = messages.recv(), if room => match message {
                     Some(message) => self.told(message).await?,
                     None => return Err(Error::Thread("the polling thread is gone".to_owned())),

@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
-use std::process::{Child, Command, Output, Stdio};
+use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::time::Duration;
 
 use limn::codec::Partitioner;
@@ -63,6 +63,22 @@ impl Drop for Instance {
         let _ = self.0.wait();
     }
 }
+
+impl Instance {
+    /// Waits until it has ended by itself.
+    pub fn ended(&mut self) -> ExitStatus {
+        eventually("the instance to end", || self.0.try_wait().unwrap())
+    }
+}
+
+/// Lines of the configuration, and what makes it one of the new group protocol.
+pub const NEW_PROTOCOL: [(&str, &str); 2] = [
+    (
+        "\"session.timeout.ms\" = 3000",
+        "\"group.protocol\" = \"consumer\"",
+    ),
+    ("\"heartbeat.interval.ms\" = 500", ""),
+];
 
 impl Case<'static> {
     pub fn new(name: &str) -> Self {
@@ -188,6 +204,18 @@ impl<'a> Case<'a> {
 
     pub fn log(&self, folder: &str) -> String {
         std::fs::read_to_string(self.dir.path().join(format!("{folder}.log"))).unwrap_or_default()
+    }
+
+    /// How often a partition was restored by the instance.
+    pub fn restored(&self, folder: &str) -> usize {
+        self.log(folder).matches("partition restored").count()
+    }
+
+    /// Waits until so many were.
+    pub fn until_restored(&self, folder: &str, partitions: usize) {
+        eventually("partitions to be restored", || {
+            (self.restored(folder) >= partitions).then_some(())
+        });
     }
 
     /// Where a running instance listens.

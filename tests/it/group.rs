@@ -7,26 +7,18 @@ use limn::failpoint;
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
 
 use crate::broker::{self, Broker, DEADLINE, eventually, signal, unique};
-use crate::case::{Case, Instance, PARTITIONS, home, stop};
+use crate::case::{Case, Instance, NEW_PROTOCOL, PARTITIONS, home, stop};
 use crate::http::{get, metric};
 
-/// How often a partition was restored by the instance.
-fn restored(case: &Case, folder: &str) -> usize {
-    case.log(folder).matches("partition restored").count()
-}
-
 fn all_restored(case: &Case, folder: &str) {
-    let wanted = usize::try_from(PARTITIONS).unwrap();
-    eventually("all partitions to be restored", || {
-        (restored(case, folder) >= wanted).then_some(())
-    });
+    case.until_restored(folder, usize::try_from(PARTITIONS).unwrap());
 }
 
 /// Ends after SIGTERM within the time, by itself; says with which code.
 fn ended_within(instance: &mut Instance, limit: Duration) -> i32 {
     let told = Instant::now();
     signal(&instance.0, "-TERM");
-    let status = eventually("the instance to end", || instance.0.try_wait().unwrap());
+    let status = instance.ended();
     assert!(told.elapsed() < limit, "it took {:?}", told.elapsed());
     status.code().expect("it ended by itself")
 }
@@ -47,9 +39,7 @@ fn a_rebalance_while_the_input_rests_leaves_nothing_waiting_for_ever() {
         (metric(&address, "limn_paused")? > 0.0).then_some(())
     });
     let second = case.start_with("b", &slow);
-    eventually("the second to get partitions", || {
-        (restored(&case, "b") > 0).then_some(())
-    });
+    case.until_restored("b", 1);
     stop(second);
     // Everything but what is in open windows is folded, and what waited for the engine is no longer counted.
     eventually("the first to fold all that can be", || {
@@ -74,34 +64,22 @@ fn a_rebalance_while_the_input_rests_leaves_nothing_waiting_for_ever() {
 /// What an instance says that ends while others have not folded theirs.
 const LEFT: &str = "these are other members'";
 
-/// What makes a configuration one of the new group protocol.
-fn new_protocol() -> Vec<(&'static str, String)> {
-    let protocol = "\"group.protocol\" = \"consumer\"".to_owned();
-    vec![
-        ("\"session.timeout.ms\" = 3000", protocol),
-        ("\"heartbeat.interval.ms\" = 500", String::new()),
-    ]
-}
-
 #[test]
 fn until_end_waits_for_the_partitions_of_a_member_that_was_killed_a_moment_before() {
     let mut case = Case::new("left-behind");
     assert!(case.topics().status.success());
     // It gives what is free at once, and what a dead member had when its session is over.
-    case.replaced = new_protocol();
+    case.replaced = NEW_PROTOCOL.map(|(old, new)| (old, new.to_owned())).into();
     let first = case.start("a");
     all_restored(&case, "a");
     let second = case.start("b");
-    eventually("the second to get partitions", || {
-        (restored(&case, "b") > 0).then_some(())
-    });
+    case.until_restored("b", 1);
     // Their windows stay open: nothing is folded.
     case.produce(12, 1, 0);
     drop(first);
     let mut third = case.start_until_end("c");
     stop(second);
-    let status = eventually("the third to end", || third.0.try_wait().unwrap());
-    assert!(status.success());
+    assert!(third.ended().success());
     case.all_folded_but(0);
 }
 
@@ -135,8 +113,7 @@ fn until_end_leaves_to_a_member_that_lives_what_is_in_its_windows() {
     case.produce(12, 1, 0);
     let mut second = case.start_until_end("b");
     // Behind the session that a dead one would have had.
-    let status = eventually("the second to end", || second.0.try_wait().unwrap());
-    assert!(status.success());
+    assert!(second.ended().success());
     let log = case.log("b");
     let told = |partition: i32| {
         let line = log.lines().find(|l| l.contains(LEFT));
@@ -162,19 +139,16 @@ fn until_end_leaves_to_a_member_that_lives_what_is_in_its_windows() {
 fn until_end_of_a_member_without_a_partition_ends_when_the_others_have_folded_all() {
     let mut case = Case::new("standby");
     assert!(case.topics().status.success());
-    case.replaced = new_protocol();
+    case.replaced = NEW_PROTOCOL.map(|(old, new)| (old, new.to_owned())).into();
     let slow = [("LIMN_ENGINE__DELAY", "8s")];
     let others = ["a", "b", "c"].map(|name| case.start_with(name, &slow));
     for name in ["a", "b", "c"] {
-        eventually("each to have a partition", || {
-            (restored(&case, name) > 0).then_some(())
-        });
+        case.until_restored(name, 1);
     }
     case.produce(12, 4, 0);
     let mut last = case.start_until_end("d");
-    let status = eventually("it to end", || last.0.try_wait().unwrap());
-    assert!(status.success());
-    assert_eq!(restored(&case, "d"), 0);
+    assert!(last.ended().success());
+    assert_eq!(case.restored("d"), 0);
     assert!(!case.log("d").contains(LEFT), "{}", case.log("d"));
     case.all_folded_but(0);
     others.into_iter().for_each(stop);
@@ -225,10 +199,10 @@ fn an_assignment_that_was_lost_is_dropped_and_nothing_of_it_committed() {
             .then_some(())
     });
     case.produce(12, 20, 60);
-    let before = restored(&case, "a");
+    let before = case.restored("a");
     stop(second);
     eventually("the first to have partitions again", || {
-        (restored(&case, "a") > before).then_some(())
+        (case.restored("a") > before).then_some(())
     });
     stop(first);
     case.run_to_the_end("a");
@@ -258,9 +232,9 @@ fn a_second_instance_takes_over_from_one_killed_in_its_transaction_and_folds_not
         first.0.try_wait().unwrap()
     });
     assert_eq!(status.code(), None, "not killed: {}", case.log("a"));
-    let before = restored(&case, "b");
+    let before = case.restored("b");
     eventually("the second to take over", || {
-        (restored(&case, "b") > before).then_some(())
+        (case.restored("b") > before).then_some(())
     });
     case.produce(12, 20, rounds);
     stop(second);

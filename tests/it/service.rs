@@ -206,7 +206,7 @@ fn partitions_added_to_the_input_end_the_service_with_an_error_that_names_it() {
         (case.changes_now() > 3).then_some(())
     });
     broker::shared().grow(&case.input, 4);
-    let status = eventually("the instance to end", || instance.0.try_wait().unwrap());
+    let status = instance.ended();
     let told = case.log("a");
     assert_eq!(status.code(), Some(1), "{told}");
     assert!(

@@ -2,7 +2,6 @@
 
 use limn::failpoint;
 
-use crate::broker::eventually;
 use crate::case::Case;
 
 /// Kills an instance behind the step, once early and once later, and accounts for everything.
@@ -13,7 +12,7 @@ fn killed_behind(step: &str) {
     for (rounds, times) in [(60, 1), (120, 3)] {
         let armed = format!("{step}:{times}");
         let mut instance = case.start_with("a", &[(failpoint::VARIABLE, &armed)]);
-        let status = eventually("the instance to die", || instance.0.try_wait().unwrap());
+        let status = instance.ended();
         assert_eq!(status.code(), None, "not killed: {}", case.log("a"));
         case.produce(12, 60, rounds);
     }

@@ -9,7 +9,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use tokio::task::JoinSet;
+use tokio::task::{JoinError, JoinSet};
 use tokio::time::Instant;
 
 use super::super::{Bounds, Error};
@@ -30,12 +30,8 @@ const REBALANCE: Duration = Duration::from_secs(15);
 /// nothing then.
 const UNTOLD: Duration = Duration::from_secs(if cfg!(debug_assertions) { 5 } else { 30 });
 
-/// Of the partitions asked for, those whose bounds the group has committed, and the others.
-#[derive(Default)]
-struct Answer {
-    folded: Vec<i32>,
-    left: Vec<i32>,
-}
+/// Those of the partitions asked for whose bounds the group has committed.
+type Answer = Result<Vec<i32>, source::Error>;
 
 pub(super) struct Others {
     /// Where each partition began and ended at the start.
@@ -43,7 +39,7 @@ pub(super) struct Others {
     /// Those of which it is known that they are folded: offsets are not taken back.
     folded: BTreeSet<i32>,
     /// The question under way, one at the most.
-    asking: JoinSet<Result<Answer, source::Error>>,
+    pub(super) asking: JoinSet<Answer>,
     begun: Instant,
     asked: Option<Instant>,
     said: Option<Instant>,
@@ -82,39 +78,6 @@ impl Others {
     pub(super) fn have_all(&self) -> bool {
         self.begun.elapsed() >= UNTOLD
     }
-
-    /// Whether there is a question that [`Others::answer`] can wait for.
-    pub(super) fn asks(&self) -> bool {
-        !self.asking.is_empty()
-    }
-
-    /// Waits for the answer to the question under way. Cancel safe.
-    pub(super) async fn answer(&mut self) -> Result<(), Error> {
-        let Some(answer) = self.asking.join_next().await else {
-            return Ok(());
-        };
-        let answer = answer.map_err(|e| Error::Thread(e.to_string()))?;
-        let say = self.said.is_none_or(|at| at.elapsed() >= SAY_EVERY);
-        match answer {
-            Ok(Answer { folded, left }) => {
-                if say && !left.is_empty() {
-                    self.said = Some(Instant::now());
-                    tracing::info!(
-                        partitions = ?left,
-                        "waiting for partitions that other members of the group have, or had: not all that they held at the start is folded"
-                    );
-                }
-                self.folded.extend(folded);
-            }
-            // Whether the brokers are away for good the source tells.
-            Err(error) if say => {
-                self.said = Some(Instant::now());
-                tracing::warn!(%error, "what other members of the group have folded cannot be told; still trying");
-            }
-            Err(_) => {}
-        }
-        Ok(())
-    }
 }
 
 impl Flow<'_> {
@@ -136,6 +99,32 @@ impl Flow<'_> {
         self.joined && waited || self.left().next().is_none()
     }
 
+    /// What others have folded, or why that cannot be told.
+    pub(super) fn answered(&mut self, answer: Result<Answer, JoinError>) -> Result<(), Error> {
+        let answer = answer.map_err(|e| Error::Thread(e.to_string()))?;
+        let say = self.others.said.is_none_or(|at| at.elapsed() >= SAY_EVERY);
+        match answer {
+            Ok(folded) => {
+                self.others.folded.extend(folded);
+                let left: Vec<i32> = self.left().collect();
+                if !say || left.is_empty() {
+                    return Ok(());
+                }
+                tracing::info!(
+                    partitions = ?left,
+                    "waiting for partitions that other members of the group have, or had: not all that they held at the start is folded"
+                );
+            }
+            // Whether the brokers are away for good the source tells.
+            Err(error) if say => {
+                tracing::warn!(%error, "what other members of the group have folded cannot be told; still trying");
+            }
+            Err(_) => return Ok(()),
+        }
+        self.others.said = Some(Instant::now());
+        Ok(())
+    }
+
     /// Says at the end what is not folded.
     pub(super) fn tell_what_is_left(&self) {
         let left: Vec<i32> = self.left().collect();
@@ -154,7 +143,7 @@ impl Flow<'_> {
             return;
         }
         let soon = |at: Instant| at.elapsed() < ASK_EVERY;
-        if self.others.asks() || self.others.asked.is_some_and(soon) {
+        if !self.others.asking.is_empty() || self.others.asked.is_some_and(soon) {
             return;
         }
         let bounds = &self.others.bounds;
@@ -174,18 +163,11 @@ impl Flow<'_> {
                 ..
             } = &config;
             let committed = source::committed(properties, group, topic, count, WAIT)?;
-            let mut answer = Answer::default();
-            for (number, (begin, end)) in left {
-                // Whoever reads a partition commits behind what it does not see there, too: markers of transactions.
-                let folded = *committed.get(&number).unwrap_or(&begin) >= end;
-                let of = if folded {
-                    &mut answer.folded
-                } else {
-                    &mut answer.left
-                };
-                of.push(number);
-            }
-            Ok(answer)
+            // Whoever reads a partition commits behind what it does not see there, too: markers of transactions.
+            let folded = left
+                .into_iter()
+                .filter(|(number, (begin, end))| committed.get(number).unwrap_or(begin) >= end);
+            Ok(folded.map(|(number, _)| number).collect())
         });
     }
 }

@@ -2,6 +2,7 @@
 
 use super::load::Events;
 use super::run::Run;
+use crate::case::NEW_PROTOCOL;
 
 /// A line of the configuration that others can stand beside.
 const POLL: &str = "\"max.poll.interval.ms\" = 6000";
@@ -70,11 +71,9 @@ pub fn cooperative(run: &mut Run<'_>) {
 }
 
 pub fn new_protocol(run: &mut Run<'_>) {
-    run.replace(
-        "\"session.timeout.ms\" = 3000",
-        "\"group.protocol\" = \"consumer\"",
-    );
-    run.replace("\"heartbeat.interval.ms\" = 500", "");
+    for (old, new) in NEW_PROTOCOL {
+        run.replace(old, new);
+    }
     join_and_leave(run);
 }
 

@@ -175,8 +175,7 @@ impl<'a> Run<'a> {
     /// Waits until it has ended by itself; its exit code, or none where a signal ended it.
     pub fn ended(&mut self, name: &str) -> Option<i32> {
         let mut instance = self.instances.remove(name).expect("it runs");
-        let status = eventually("the instance to end", || instance.0.try_wait().unwrap());
-        status.code()
+        instance.ended().code()
     }
 
     /// Waits until it has died at the step that it was armed with.
@@ -191,10 +190,7 @@ impl<'a> Run<'a> {
 
     /// Waits until so many partitions were restored by an instance since it was started.
     pub fn restored(&self, name: &str, partitions: usize) {
-        eventually("partitions to be restored", || {
-            let restored = self.case.log(name).matches("partition restored").count();
-            (restored >= partitions).then_some(())
-        });
+        self.case.until_restored(name, partitions);
     }
 
     fn committed(&self) -> i64 {
