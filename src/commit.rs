@@ -15,6 +15,7 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{Header, OwnedHeaders};
 use rdkafka::producer::{BaseRecord, Producer, PurgeConfig, ThreadedProducer};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
+use rdkafka::types::RDKafkaRespErr;
 
 use crate::{event, failpoint};
 use deliveries::{Deliveries, Undelivered};
@@ -232,6 +233,18 @@ impl Committer {
         }
     }
 
+    /// Waits until nothing is outstanding, and has what lingers sent at once; false after `wait`. The producer's own thread serves
+    /// the delivery reports meanwhile.
+    ///
+    /// The binding's `flush` serves them itself, in stretches of 100 ms that nothing ends early, and a commit begins with one.
+    fn flush(&self, wait: Duration) -> bool {
+        let ms = i32::try_from(wait.as_millis()).unwrap_or(i32::MAX);
+        let producer = self.producer.client().native_ptr();
+        // SAFETY: the pointer is the producer's, which outlives the call, and any thread may flush (rdkafka.h).
+        let flushed = unsafe { rdkafka::bindings::rd_kafka_flush(producer, ms) };
+        flushed == RDKafkaRespErr::RD_KAFKA_RESP_ERR_NO_ERROR
+    }
+
     fn apart(&self) -> MutexGuard<'_, HashSet<String>> {
         self.apart.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -264,6 +277,8 @@ impl Committer {
                 .map_err(|e| self.give_up(sending, &e))?;
         }
         failpoint::pass("offsets_sent");
+        // Before the binding does it. What is left when its time is over, that one fails of.
+        self.flush(self.timeout);
         self.producer
             .commit_transaction(self.timeout)
             .map_err(|e| self.give_up("committing the transaction", &e))?;
@@ -274,7 +289,7 @@ impl Committer {
 
     /// Waits until the record, which was sent alone, is delivered.
     fn deliver(&self, index: usize, record: &Outgoing) -> Result<(), Failure> {
-        let flushed = self.producer.flush(self.timeout);
+        let flushed = self.flush(self.timeout);
         self.heard(index + 1);
         let failed = {
             let mut delivered = self.producer.context().lock();
@@ -285,8 +300,11 @@ impl Committer {
                 self.skipped.store(true, Ordering::Relaxed);
                 Err(self.too_large(index, record, failed.reason).into())
             }
-            (None, Ok(())) => Ok(()),
-            (None, Err(error)) => Err(self.give_up("sending records", &error)),
+            (None, true) => Ok(()),
+            (None, false) => {
+                let error = KafkaError::Flush(RDKafkaErrorCode::OperationTimedOut);
+                Err(self.give_up("sending records", &error))
+            }
         }
     }
 
@@ -343,7 +361,7 @@ impl Committer {
                     if Instant::now() < until =>
                 {
                     // The queue is bounded on purpose; delivering some of it makes room.
-                    let _ = self.producer.flush(Duration::from_millis(50));
+                    self.flush(Duration::from_millis(50));
                     base = back;
                 }
                 Err((
@@ -402,7 +420,7 @@ impl Committer {
         self.producer
             .purge(PurgeConfig::default().queue().inflight());
         // The purged records' reports must be served before the abort is taken up.
-        let _ = self.producer.flush(Duration::from_millis(200));
+        self.flush(Duration::from_millis(200));
         self.producer
             .abort_transaction(self.timeout)
             .map_err(|error| Error::InDoubt {

@@ -1,10 +1,11 @@
 //! What was made of the events since the last commit, and the thread that commits it.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
+use ahash::{HashMap, RandomState};
 use rdkafka::consumer::ConsumerGroupMetadata;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
@@ -39,6 +40,18 @@ pub(super) struct Pending {
 impl Pending {
     pub(super) fn is_empty(&self) -> bool {
         self.touched.is_empty()
+    }
+
+    /// What is in it, to be committed. The next one begins with room for as much: growing to it would copy megabytes, into
+    /// memory that the system has to clear.
+    pub(super) fn take(&mut self) -> Self {
+        let next = Self {
+            changes: Vec::with_capacity(self.changes.len()),
+            versions: Vec::with_capacity(self.versions.len()),
+            states: HashMap::with_capacity_and_hasher(self.states.len(), RandomState::default()),
+            ..Self::default()
+        };
+        std::mem::replace(self, next)
     }
 
     pub(super) fn touch(&mut self, partition: i32) {

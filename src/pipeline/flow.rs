@@ -6,11 +6,12 @@ mod gauges;
 mod others;
 mod updates;
 
-use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
+use ahash::HashMap;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior};
@@ -109,10 +110,10 @@ impl<'a> Flow<'a> {
             sink,
             summarizer,
             count,
-            partitions: HashMap::new(),
+            partitions: HashMap::default(),
             joined: false,
             others: Others::new(bounds, &config.source),
-            gained: HashMap::new(),
+            gained: HashMap::default(),
             held: VecDeque::new(),
             ready: BTreeSet::new(),
             updates: JoinSet::new(),
@@ -120,7 +121,7 @@ impl<'a> Flow<'a> {
             restoring: Vec::new(),
             cancelled: Arc::default(),
             pending: Pending::default(),
-            uncommitted: HashMap::new(),
+            uncommitted: HashMap::default(),
             epoch: 0,
             sequence: 0,
             waiting_bytes: 0,

@@ -1,8 +1,9 @@
 //! One input partition: its windows, what waits of each user, and what is settled.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use ahash::HashMap;
 use tokio::task::AbortHandle;
 
 use super::restore::Restored;
@@ -84,7 +85,7 @@ impl Partition {
             rejected,
             late,
             decided_below,
-            users: HashMap::new(),
+            users: HashMap::default(),
             bound: None,
             ended: false,
             committed: start,

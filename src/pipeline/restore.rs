@@ -2,11 +2,11 @@
 
 mod pending;
 
-use std::collections::HashMap;
 use std::panic::resume_unwind;
 use std::sync::atomic::AtomicBool;
 use std::thread;
 
+use ahash::HashMap;
 use pending::Pending;
 
 use super::{Config, Error};
@@ -43,7 +43,7 @@ pub(super) fn restore(
 ) -> Result<Vec<Restored>, Error> {
     let view = &store.view;
     let mut wanted = Vec::with_capacity(2 * assigned.len());
-    let mut positions: HashMap<i32, i64> = HashMap::new();
+    let mut positions: HashMap<i32, i64> = HashMap::default();
     for &Assigned { partition, .. } in assigned {
         let position = match view.position(partition)? {
             Some(at) if now_ms.saturating_sub(at.at_ms) < STALE_MS => at.offset,

@@ -276,14 +276,15 @@ impl<D: Send + 'static, F: FnMut(i32, i64, Option<i64>, Record) -> D> Reader<D, 
 
     /// Lets partitions flow; [`Reader::seek`] must follow. librdkafka's thread that speaks with a broker is not woken when
     /// partitions are resumed, and looks by itself once a second. A seek wakes it where it changes a partition's state,
-    /// which is to any offset but 0 (`rd_kafka_toppar_seek`), and where the partition is not paused any more.
+    /// which is to any offset but 0 (`rd_kafka_toppar_seek`; hence [`Reader::wake`]), and where the partition is not paused any
+    /// more.
     fn resume(&self, partitions: &TopicPartitionList) -> Result<(), Error> {
         self.consumer
             .resume(partitions)
             .map_err(Error::kafka("opening a partition"))
     }
 
-    /// Goes to the offsets given. No broker is asked.
+    /// Goes to the offsets given. No broker is asked, but for partitions at their first offset.
     fn seek(&self, to: &TopicPartitionList) -> Result<(), Error> {
         let doing = || format!("going to the start of {} partitions", to.count());
         let sought = self
@@ -293,7 +294,25 @@ impl<D: Send + 'static, F: FnMut(i32, i64, Option<i64>, Record) -> D> Reader<D, 
         for element in sought.elements() {
             element.error().map_err(Error::kafka(doing()))?;
         }
+        self.wake(to);
         Ok(())
+    }
+
+    /// Wakes librdkafka's threads for the partitions that were sought to 0, which does not: any question to their leaders
+    /// does. The answers are of no interest.
+    fn wake(&self, sought: &TopicPartitionList) {
+        let mut at_zero = TopicPartitionList::new();
+        for element in sought.elements() {
+            if element.offset() == Offset::Offset(0) {
+                let (topic, partition) = (element.topic(), element.partition());
+                let _ = at_zero.add_partition_offset(topic, partition, Offset::End);
+            }
+        }
+        if at_zero.count() > 0
+            && let Err(error) = self.consumer.offsets_for_times(at_zero, ASK)
+        {
+            tracing::debug!(%error, "fetching begins within a second");
+        }
     }
 
     /// Subscribes once the topic is known to exist; whether to go on. Under `group.protocol=consumer` a subscription to a

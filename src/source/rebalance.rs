@@ -3,12 +3,13 @@
 //! The callbacks run inside `poll`, on the polling thread. They share [`State`] with it, so that a message about an
 //! assignment stands behind every record that was read before it.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{RecvTimeoutError, sync_channel};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use ahash::HashMap;
 use rdkafka::ClientContext;
 use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext, RebalanceProtocol};
 use rdkafka::error::KafkaError;
@@ -67,7 +68,7 @@ pub(super) struct Context<D> {
 impl<D: Send + 'static> Context<D> {
     pub(super) fn new(config: Config, out: Sender<Message<D>>) -> Self {
         let state = State {
-            flows: HashMap::new(),
+            flows: HashMap::default(),
             batch: Vec::new(),
             bytes: 0,
             outbox: VecDeque::new(),

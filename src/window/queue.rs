@@ -18,7 +18,10 @@ impl Queue {
 
     /// Moves a user from `key` to `to`, and `key` with it.
     pub(super) fn set(&mut self, user: &Arc<str>, key: &mut i64, to: i64) {
-        self.remove(user, *key);
+        // A user who has just come stands nowhere yet: only one whose key is this high by itself does.
+        if *key != i64::MAX || self.0.last().is_some_and(|(last, _)| last == key) {
+            self.remove(user, *key);
+        }
         self.0.insert((to, Arc::clone(user)));
         *key = to;
     }

@@ -1,7 +1,9 @@
 //! The users of a partition with their open windows, and the order in which these close.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 use std::sync::Arc;
+
+use ahash::HashMap;
 
 use super::assign::{Assigner, Open, Place};
 use super::queue::Queue;
@@ -62,7 +64,7 @@ impl Users {
         Self {
             assigner: Assigner::new(config),
             max_age: millis(config.max_age),
-            users: HashMap::new(),
+            users: HashMap::default(),
             due: Queue::default(),
             aged: Queue::default(),
             oldest: Queue::default(),

@@ -348,6 +348,27 @@ fn what_came_while_the_input_rested_is_read_at_once_when_it_goes_on() {
 }
 
 #[test]
+fn a_start_at_the_first_offset_is_read_at_once() {
+    let mut waited: Vec<Duration> = (0..5)
+        .map(|_| {
+            let case = Case::on(shared(), 1);
+            let mut member = case.join(&[("fetch.wait.max.ms", "10")]);
+            let own = member.own_both();
+            let ready = Instant::now();
+            assert!(own.values().all(|assigned| assigned.start == 0));
+            while !matches!(member.heard(), Some(Message::Records(_))) {
+                assert!(ready.elapsed() < DEADLINE, "nothing comes");
+                std::thread::sleep(Duration::from_millis(1));
+            }
+            ready.elapsed()
+        })
+        .collect();
+    // Its leader was asked for its ends right before: a client whose threads sleep on needs a second from then.
+    waited.sort();
+    assert!(waited[2] < Duration::from_millis(400), "{waited:?}");
+}
+
+#[test]
 fn a_partition_is_handed_over_behind_its_last_commit_eager() {
     hand_over(RANGE);
 }

@@ -258,7 +258,7 @@ impl Flow<'_> {
     }
 
     pub(super) fn commit(&mut self) -> Result<(), Error> {
-        let pending = std::mem::take(&mut self.pending);
+        let pending = self.pending.take();
         let now = self.parts.clock.now_ms();
         let mut checkpoints = Vec::with_capacity(pending.touched.len());
         for &number in &pending.touched {
