@@ -149,6 +149,9 @@ impl<'a> Flow<'a> {
                 if self.drain_until.is_none() {
                     self.tell_what_is_left();
                 }
+                // The last commit may have come behind the last tick.
+                self.shown = None;
+                self.show(self.parts.clock.now_ms());
                 return Ok(());
             }
             // A batch that is full waits for the one before it. That one ends by itself, whatever the group does meanwhile.
