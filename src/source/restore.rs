@@ -150,6 +150,7 @@ pub fn restore<E: From<Error>>(
             });
         }
     }
+    let mut used = vec![uncommitted, committed];
     for (topic, partitions) in open {
         // One topic at a time, each with a client of its own: the end of a partition is told without its topic, and
         // again for each time that the end is reached.
@@ -162,8 +163,17 @@ pub fn restore<E: From<Error>>(
                 }
             }
         }
+        used.push(reader);
     }
+    close(used);
     Ok(done)
+}
+
+/// Closes clients, and waits for none of them: the binding does it in stretches of 100 ms.
+fn close(clients: Vec<BaseConsumer>) {
+    let closing = std::thread::Builder::new().name("limn-closing".to_owned());
+    // Where there is no thread to be had, they are closed here: it drops what it was given.
+    let _ = closing.spawn(move || drop(clients));
 }
 
 /// Partitions of a topic that are read at the same time: what is read of each comes in longer stretches than from all at once,
