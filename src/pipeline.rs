@@ -435,22 +435,21 @@ fn connect(
         tracing::info!("Kafka answers");
         status.send_modify(|s| s.waiting_for = None);
     }
-    let count = |topic: &str| {
-        source::partitions(&config.source.properties, &config.source.group, topic, wait)
-    };
-    let input = &config.source.topic;
-    let wanted = count(input)?;
-    count(&config.topics.changes)?;
+    let (properties, group) = (&config.source.properties, &config.source.group);
+    let input = config.source.topic.as_str();
     let Topics {
+        changes,
         profiles,
         checkpoints,
         dead_letters,
-        ..
     } = &config.topics;
-    for topic in [profiles, checkpoints, dead_letters] {
-        let found = count(topic)?;
+    let outputs = [profiles, checkpoints, dead_letters].map(String::as_str);
+    let [profiled, checkpointed, dead] = outputs;
+    let topics = [input, changes, profiled, checkpointed, dead];
+    let [wanted, changed, found @ ..] = source::partitions(properties, group, topics, wait)?;
+    for (topic, found) in outputs.into_iter().zip(found) {
         if found != wanted {
-            let (topic, input) = (topic.clone(), input.clone());
+            let (topic, input) = (topic.to_owned(), input.to_owned());
             return Err(Error::Partitions {
                 topic,
                 found,
@@ -473,12 +472,14 @@ fn connect(
     }
     let bounds = match known {
         Some(bounds) => bounds,
-        None if config.stop_at_end => {
-            let source = &config.source;
-            source::bounds(&source.properties, &source.group, input, wait)?
-        }
+        None if config.stop_at_end => source::bounds(properties, group, input, wait)?,
         None => Bounds::new(),
     };
     let committer = Committer::connect(&config.commit, wait)?;
+    // A former transaction of this producer is over now. Where records of one stand open all the same, its outcome has never
+    // reached the partition (docs/reliability.md, what a lone broker forgets), and the next transaction there would decide
+    // it, one way or the other. A restore asks the same of the other two topics.
+    let written = [(changes.as_str(), changed), (dead, wanted)];
+    source::settled(properties, group, &written, wait, &|| *stop.borrow())?;
     Ok((committer, wanted, bounds))
 }

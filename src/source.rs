@@ -1,5 +1,6 @@
 //! Events with their positions, out of Kafka: assignments as messages, records behind them, and how to read a topic back.
 
+mod edges;
 mod ends;
 mod kafka;
 mod raw;
@@ -8,6 +9,7 @@ mod rebalance;
 mod record;
 mod restore;
 
+pub use edges::settled;
 pub use ends::Ends;
 pub use kafka::{Kafka, Paused};
 pub use raw::{Counted, count};

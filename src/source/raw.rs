@@ -29,7 +29,7 @@ pub fn count(
     topic: &str,
     wait: Duration,
 ) -> Result<Counted, Error> {
-    let count = partitions(properties, group, topic, wait)?;
+    let [count] = partitions(properties, group, [topic], wait)?;
     let reader = client(properties, group, "read_committed")?;
     let doing = || format!("reading {topic}");
     let mut from = TopicPartitionList::new();

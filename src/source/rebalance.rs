@@ -18,6 +18,7 @@ use rdkafka::types::RDKafkaRespErr;
 use tokio::sync::mpsc::Sender;
 use tokio::sync::mpsc::error::TrySendError;
 
+use super::edges::{Place, asking, edges};
 use super::{Assigned, Config, Error, Message, Read, Start};
 
 /// How often a full channel is tried again.
@@ -195,14 +196,18 @@ impl<D: Send + 'static> Context<D> {
                 .map_err(Error::kafka(format!(
                     "fetching the offsets of group {group}"
                 )))?;
-        let mut assigned = Vec::with_capacity(committed.count());
-        for element in committed.elements() {
+        let committed = committed.elements();
+        let places: Vec<Place<'_>> = committed
+            .iter()
+            .map(|element| (topic.as_str(), element.partition()))
+            .collect();
+        let ask = |edge| {
+            edges(consumer, &places, edge, *assign_timeout).map_err(Error::kafka(asking(&places)))
+        };
+        let bounds = ask(Offset::Beginning)?.into_iter().zip(ask(Offset::End)?);
+        let mut assigned = Vec::with_capacity(committed.len());
+        for (element, (low, high)) in committed.iter().zip(bounds) {
             let partition = element.partition();
-            let (low, high) = consumer
-                .fetch_watermarks(topic, partition, *assign_timeout)
-                .map_err(Error::kafka(format!(
-                    "asking for the ends of {topic}[{partition}]"
-                )))?;
             // The end seen here is the last stable offset, which an open transaction of a producer of the input can hold
             // below a committed offset only if the topic was cut: committed means read as committed.
             let (at, known) = match element.offset() {

@@ -6,12 +6,13 @@ use std::time::{Duration, Instant};
 
 use rdkafka::config::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
-use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{BorrowedMessage, Message as _};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use rdkafka::types::RDKafkaRespErr;
 
 use super::Error;
+use super::edges::{Asking, Place, asking, edges};
 use super::kafka::passes;
 use super::record::{Copies, record, timestamp_ms};
 use crate::event::Record;
@@ -92,52 +93,20 @@ pub fn restore<E: From<Error>>(
     cancelled: &AtomicBool,
     mut each: impl FnMut(Back<'_>) -> Result<(), E>,
 ) -> Result<HashMap<(String, i32), Restored>, E> {
-    let until = Instant::now() + wait;
-    let (uncommitted, committed) = (
-        client(properties, group, "read_uncommitted")?,
-        client(properties, group, "read_committed")?,
-    );
+    let given_up = || cancelled.load(Ordering::Relaxed);
+    let asking = Asking::new(properties, group, wait, &given_up)?;
+    let places: Vec<Place<'_>> = wanted
+        .iter()
+        .map(|wanted| (wanted.topic.as_str(), wanted.partition))
+        .collect();
     let mut done = HashMap::new();
     let mut open: BTreeMap<&str, Vec<Open>> = BTreeMap::new();
-    for Wanted {
-        topic,
-        partition,
-        from,
-    } in wanted
-    {
-        let doing = || format!("asking for the end of {topic}[{partition}]");
-        let ask = |client| {
-            watermarks(client, topic, *partition, until, cancelled)?.map_err(Error::kafka(doing()))
-        };
-        let (low, end) = ask(&uncommitted)?;
-        let mut tell_at = Instant::now() + UNTOLD;
-        loop {
-            let (_, stable) = ask(&committed)?;
-            if stable >= end {
-                break;
-            }
-            stop_if(cancelled)?;
-            if Instant::now() > tell_at {
-                tell_at = Instant::now() + UNTOLD;
-                tracing::warn!(
-                    topic,
-                    partition,
-                    stable,
-                    end,
-                    "waiting for open transactions; one that outlasts commit.transaction_timeout hangs"
-                );
-            }
-            if Instant::now() > until {
-                return Err(Error::Kafka {
-                    doing: format!("waiting for open transactions on {topic}[{partition}]"),
-                    reason: format!(
-                        "still open at offset {stable} of {end} after {wait:?}; one that outlasts commit.transaction_timeout hangs: look for it with kafka-transactions.sh find-hanging, and end it with kafka-transactions.sh abort"
-                    ),
-                }
-                .into());
-            }
-            std::thread::sleep(Duration::from_millis(20));
-        }
+    for (wanted, (low, end)) in wanted.iter().zip(asking.settled(&places)?) {
+        let Wanted {
+            topic,
+            partition,
+            from,
+        } = wanted;
         let began_anew = *from > end;
         let next = if began_anew { low } else { (*from).max(low) };
         done.insert((topic.clone(), *partition), Restored { next, began_anew });
@@ -150,7 +119,7 @@ pub fn restore<E: From<Error>>(
             });
         }
     }
-    let mut used = vec![uncommitted, committed];
+    let mut readers = Vec::new();
     for (topic, partitions) in open {
         // One topic at a time, each with a client of its own: the end of a partition is told without its topic, and
         // again for each time that the end is reached.
@@ -163,17 +132,10 @@ pub fn restore<E: From<Error>>(
                 }
             }
         }
-        used.push(reader);
+        readers.push(reader);
     }
-    close(used);
+    asking.close(readers);
     Ok(done)
-}
-
-/// Closes clients, and waits for none of them: the binding does it in stretches of 100 ms.
-fn close(clients: Vec<BaseConsumer>) {
-    let closing = std::thread::Builder::new().name("limn-closing".to_owned());
-    // Where there is no thread to be had, they are closed here: it drops what it was given.
-    let _ = closing.spawn(move || drop(clients));
 }
 
 /// Partitions of a topic that are read at the same time: what is read of each comes in longer stretches than from all at once,
@@ -255,42 +217,6 @@ fn silence(since: &mut Option<Instant>) -> Duration {
     since.get_or_insert_with(Instant::now).elapsed()
 }
 
-/// How long it is waited for open transactions without a word, and between two words of it.
-const UNTOLD: Duration = Duration::from_secs(10);
-
-/// How long one question may take before it is looked whether the answer is still wanted.
-const SLICE: Duration = Duration::from_secs(2);
-
-/// Where a partition begins and ends; the outer error is the wish to stop. Brokers that do not answer are asked again
-/// until `until`.
-fn watermarks(
-    client: &BaseConsumer,
-    topic: &str,
-    partition: i32,
-    until: Instant,
-    cancelled: &AtomicBool,
-) -> Result<KafkaResult<(i64, i64)>, Error> {
-    loop {
-        stop_if(cancelled)?;
-        let answer = client.fetch_watermarks(topic, partition, SLICE);
-        let silent = answer
-            .as_ref()
-            .err()
-            .and_then(KafkaError::rdkafka_error_code);
-        let silent = matches!(
-            silent,
-            Some(
-                RDKafkaErrorCode::OperationTimedOut
-                    | RDKafkaErrorCode::RequestTimedOut
-                    | RDKafkaErrorCode::BrokerTransportFailure
-            )
-        );
-        if !silent || Instant::now() > until {
-            return Ok(answer);
-        }
-    }
-}
-
 fn stop_if(cancelled: &AtomicBool) -> Result<(), Error> {
     if cancelled.load(Ordering::Relaxed) {
         return Err(Error::Kafka {
@@ -301,17 +227,22 @@ fn stop_if(cancelled: &AtomicBool) -> Result<(), Error> {
     Ok(())
 }
 
-/// How many partitions a topic has.
+/// How many partitions each of these topics has.
 ///
 /// # Errors
 /// [`Error::MissingTopic`] where there is no such topic, [`Error::Kafka`] where the brokers do not answer.
-pub fn partitions(
+pub fn partitions<const N: usize>(
     properties: &[(String, String)],
     group: &str,
-    topic: &str,
+    topics: [&str; N],
     wait: Duration,
-) -> Result<i32, Error> {
-    count(&client(properties, group, "read_committed")?, topic, wait)
+) -> Result<[i32; N], Error> {
+    let client = client(properties, group, "read_committed")?;
+    let mut counts = [0; N];
+    for (found, topic) in counts.iter_mut().zip(topics) {
+        *found = count(&client, topic, wait)?;
+    }
+    Ok(counts)
 }
 
 pub(super) fn count<C: ConsumerContext>(
@@ -349,12 +280,13 @@ pub fn bounds(
     wait: Duration,
 ) -> Result<BTreeMap<i32, (i64, i64)>, Error> {
     let client = client(properties, group, "read_committed")?;
-    let bounds = (0..count(&client, topic, wait)?).map(|partition| {
-        let bounds = client.fetch_watermarks(topic, partition, wait);
-        let doing = format!("asking for the ends of {topic}[{partition}]");
-        Ok((partition, bounds.map_err(Error::kafka(doing))?))
-    });
-    bounds.collect()
+    let places: Vec<Place<'_>> = (0..count(&client, topic, wait)?)
+        .map(|partition| (topic, partition))
+        .collect();
+    let ask = |edge| edges(&client, &places, edge, wait).map_err(Error::kafka(asking(&places)));
+    let (begins, ends) = (ask(Offset::Beginning)?, ask(Offset::End)?);
+    let bounds = begins.into_iter().zip(ends);
+    Ok((0..).zip(bounds).collect())
 }
 
 /// The offsets that the group has committed of a topic's first `partitions` partitions, as stable: what a transaction under

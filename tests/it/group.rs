@@ -354,10 +354,24 @@ fn a_restore_that_the_brokers_do_not_answer_is_left_within_the_time_limit() {
 
 #[test]
 fn a_restore_says_which_transaction_it_waits_for_and_works_once_it_is_over() {
-    let case = Case::new("held");
+    waits_for_a_transaction_on("checkpoints");
+}
+
+#[test]
+fn a_start_says_which_transaction_stands_open_on_the_changes_and_works_once_it_is_over() {
+    waits_for_a_transaction_on("changes");
+}
+
+#[test]
+fn a_start_says_which_transaction_stands_open_on_the_dead_letters_and_works_once_it_is_over() {
+    waits_for_a_transaction_on("dead-letters");
+}
+
+fn waits_for_a_transaction_on(kind: &str) {
+    let case = Case::new(&format!("held-{kind}"));
     let broker = broker::shared();
     assert!(case.topics().status.success());
-    let topic = case.topic("checkpoints");
+    let topic = case.topic(kind);
     let holder = held_open(broker, &topic, 1);
     let _instance = case.start_with("a", &[("LIMN_STORE__RESTORE_TIMEOUT", "20s")]);
     // A word while it waits, and the error when it has waited for long enough.

@@ -1,0 +1,207 @@
+//! Where partitions begin and end: one question to each leader, however many partitions it leads.
+
+use std::time::{Duration, Instant};
+
+use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
+use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
+use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
+
+use super::Error;
+use super::restore::client;
+
+/// A partition of a topic.
+pub(super) type Place<'a> = (&'a str, i32);
+
+/// How long one question may take before it is looked whether the answer is still wanted.
+const SLICE: Duration = Duration::from_secs(2);
+/// How long it is waited between two questions for the same.
+const PAUSE: Duration = Duration::from_millis(20);
+/// How long it is waited for open transactions without a word, and between two words of it.
+const UNTOLD: Duration = Duration::from_secs(10);
+
+/// Asks for the [`Offset::Beginning`] or the [`Offset::End`] of partitions, in their order. The end is the one that the client
+/// reads to: the high watermark where it is `read_uncommitted`, else the last stable offset.
+///
+/// # Errors
+/// What Kafka says, of all or of the first partition that it is said of.
+pub(super) fn edges<C: ConsumerContext>(
+    client: &BaseConsumer<C>,
+    places: &[Place<'_>],
+    edge: Offset,
+    wait: Duration,
+) -> KafkaResult<Vec<i64>> {
+    if places.is_empty() {
+        return Ok(Vec::new());
+    }
+    // An edge stands where a timestamp does, as in the protocol.
+    let mut asked = TopicPartitionList::with_capacity(places.len());
+    for (topic, partition) in places {
+        asked.add_partition_offset(topic, *partition, edge)?;
+    }
+    let answer = client.offsets_for_times(asked, wait)?;
+    let elements = answer.elements().into_iter();
+    let offsets = elements.map(|element| {
+        element.error()?;
+        match element.offset() {
+            Offset::Offset(offset) => Ok(offset),
+            _ => Err(KafkaError::MetadataFetch(
+                RDKafkaErrorCode::LeaderNotAvailable,
+            )),
+        }
+    });
+    offsets.collect()
+}
+
+/// Whether asking again may help: brokers that do not answer, or a leader that moves.
+fn passes(error: &KafkaError) -> bool {
+    matches!(
+        error.rdkafka_error_code(),
+        Some(
+            RDKafkaErrorCode::OperationTimedOut
+                | RDKafkaErrorCode::RequestTimedOut
+                | RDKafkaErrorCode::BrokerTransportFailure
+                | RDKafkaErrorCode::LeaderNotAvailable
+                | RDKafkaErrorCode::NotLeaderForPartition
+                | RDKafkaErrorCode::FencedLeaderEpoch
+                | RDKafkaErrorCode::UnknownLeaderEpoch
+                | RDKafkaErrorCode::OffsetNotAvailable
+        )
+    )
+}
+
+/// Two clients that see partitions differently, and until when they are asked.
+pub(super) struct Asking<'a> {
+    /// `read_uncommitted`.
+    pub(super) uncommitted: BaseConsumer,
+    /// `read_committed`.
+    pub(super) committed: BaseConsumer,
+    wait: Duration,
+    until: Instant,
+    cancelled: &'a dyn Fn() -> bool,
+}
+
+impl<'a> Asking<'a> {
+    /// Makes the clients; from now on it is asked for `wait`, or until it is `cancelled`.
+    pub(super) fn new(
+        properties: &[(String, String)],
+        group: &str,
+        wait: Duration,
+        cancelled: &'a dyn Fn() -> bool,
+    ) -> Result<Self, Error> {
+        Ok(Self {
+            uncommitted: client(properties, group, "read_uncommitted")?,
+            committed: client(properties, group, "read_committed")?,
+            wait,
+            until: Instant::now() + wait,
+            cancelled,
+        })
+    }
+
+    /// Takes the ends as a `read_uncommitted` client sees them, and waits until the last stable offset of each is there: all
+    /// that is open now is over then. Returns where each partition begins, and that end.
+    ///
+    /// # Errors
+    /// [`Error::Kafka`] where the brokers do not answer, or an open transaction outlasts the time.
+    pub(super) fn settled(&self, places: &[Place<'_>]) -> Result<Vec<(i64, i64)>, Error> {
+        let begins = self.ask(&self.uncommitted, places, Offset::Beginning)?;
+        let ends = self.ask(&self.uncommitted, places, Offset::End)?;
+        let mut open: Vec<(Place<'_>, i64)> =
+            places.iter().copied().zip(ends.iter().copied()).collect();
+        let mut tell_at = Instant::now() + UNTOLD;
+        loop {
+            let asked: Vec<Place<'_>> = open.iter().map(|(place, _)| *place).collect();
+            let stable = self.ask(&self.committed, &asked, Offset::End)?;
+            let mut at = stable.iter().copied();
+            let first = open.iter().zip(&stable).find(|((_, end), at)| *at < end);
+            let Some((&((topic, partition), end), &stable)) = first else {
+                return Ok(begins.into_iter().zip(ends).collect());
+            };
+            if Instant::now() > tell_at {
+                tell_at = Instant::now() + UNTOLD;
+                tracing::warn!(
+                    topic,
+                    partition,
+                    stable,
+                    end,
+                    "waiting for open transactions; one that outlasts commit.transaction_timeout hangs"
+                );
+            }
+            if Instant::now() > self.until {
+                return Err(Error::Kafka {
+                    doing: format!("waiting for open transactions on {topic}[{partition}]"),
+                    reason: format!(
+                        "still open at offset {stable} of {end} after {:?}; one that outlasts commit.transaction_timeout hangs: look for it with kafka-transactions.sh find-hanging, and end it with kafka-transactions.sh abort",
+                        self.wait
+                    ),
+                });
+            }
+            open.retain(|(_, end)| at.next().is_none_or(|at| at < *end));
+            std::thread::sleep(PAUSE);
+        }
+    }
+
+    /// As [`edges`]; brokers that do not answer are asked again.
+    fn ask(
+        &self,
+        client: &BaseConsumer,
+        places: &[Place<'_>],
+        edge: Offset,
+    ) -> Result<Vec<i64>, Error> {
+        loop {
+            if (self.cancelled)() {
+                return Err(Error::Kafka {
+                    doing: "reading topics back".to_owned(),
+                    reason: "given up: the partitions were revoked".to_owned(),
+                });
+            }
+            match edges(client, places, edge, SLICE) {
+                Err(error) if passes(&error) && Instant::now() <= self.until => {
+                    std::thread::sleep(PAUSE);
+                }
+                answer => return answer.map_err(Error::kafka(asking(places))),
+            }
+        }
+    }
+
+    /// Closes the clients, and whatever else was used, and waits for none of them: the binding does it in stretches of 100 ms.
+    pub(super) fn close(self, mut others: Vec<BaseConsumer>) {
+        others.extend([self.uncommitted, self.committed]);
+        let closing = std::thread::Builder::new().name("limn-closing".to_owned());
+        // Where there is no thread to be had, they are closed here: it drops what it was given.
+        let _ = closing.spawn(move || drop(others));
+    }
+}
+
+/// What is being done where the edges of these are asked for.
+pub(super) fn asking(places: &[Place<'_>]) -> String {
+    match places {
+        [] => "asking for the ends of no partition".to_owned(),
+        [(topic, partition)] => format!("asking for the ends of {topic}[{partition}]"),
+        [(topic, partition), rest @ ..] => format!(
+            "asking for the ends of {topic}[{partition}] and {} more partitions",
+            rest.len()
+        ),
+    }
+}
+
+/// Waits until no transaction is open any more of those that are now, in all of these topics' partitions: each topic with how
+/// many it has.
+///
+/// # Errors
+/// [`Error::Kafka`] where the brokers do not answer, a transaction is still open after `wait`, or it is `cancelled`.
+pub fn settled(
+    properties: &[(String, String)],
+    group: &str,
+    topics: &[(&str, i32)],
+    wait: Duration,
+    cancelled: &dyn Fn() -> bool,
+) -> Result<(), Error> {
+    let asking = Asking::new(properties, group, wait, cancelled)?;
+    let topics = topics.iter();
+    let places: Vec<Place<'_>> = topics
+        .flat_map(|&(topic, count)| (0..count).map(move |partition| (topic, partition)))
+        .collect();
+    let settled = asking.settled(&places).map(drop);
+    asking.close(Vec::new());
+    settled
+}
