@@ -277,11 +277,14 @@ impl Committer {
                 .map_err(|e| self.give_up(sending, &e))?;
         }
         failpoint::pass("offsets_sent");
-        // Before the binding does it. What is left when its time is over, that one fails of.
-        self.flush(self.timeout);
+        // Before the binding does it.
+        let committing = "committing the transaction";
+        if !self.flush(self.timeout) {
+            return Err(self.give_up(committing, &unsent()));
+        }
         self.producer
             .commit_transaction(self.timeout)
-            .map_err(|e| self.give_up("committing the transaction", &e))?;
+            .map_err(|e| self.give_up(committing, &e))?;
         failpoint::pass("committed");
         self.heard(batch.records.len());
         Ok(std::mem::take(&mut self.producer.context().lock().ends))
@@ -301,10 +304,7 @@ impl Committer {
                 Err(self.too_large(index, record, failed.reason).into())
             }
             (None, true) => Ok(()),
-            (None, false) => {
-                let error = KafkaError::Flush(RDKafkaErrorCode::OperationTimedOut);
-                Err(self.give_up("sending records", &error))
-            }
+            (None, false) => Err(self.give_up("sending records", &unsent())),
         }
     }
 
@@ -428,6 +428,11 @@ impl Committer {
                 reason: error.to_string(),
             })
     }
+}
+
+/// Records were still outstanding when the time was over.
+fn unsent() -> KafkaError {
+    KafkaError::Flush(RDKafkaErrorCode::OperationTimedOut)
 }
 
 /// Whether Kafka says that another producer or group member has taken over.

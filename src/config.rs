@@ -70,6 +70,8 @@ pub struct Commit {
     pub max_updates: usize,
     /// How long the brokers let a transaction stay open.
     pub transaction_timeout: Duration,
+    /// Whether a start waits for transactions that stand open on the changes and dead letters.
+    pub waits_for_open: bool,
 }
 
 /// The state folder.
@@ -353,6 +355,7 @@ fn commit(mut commit: Section<'_>) -> Commit {
             30 * SECOND,
             SECOND..=900 * SECOND,
         ),
+        waits_for_open: commit.choice("open_transactions", &[("wait", true), ("pass", false)]),
     }
 }
 

@@ -76,6 +76,8 @@ pub struct Config {
     pub shutdown_timeout: Duration,
     /// How long Kafka may take to give the view back, and to answer at the start.
     pub restore_timeout: Duration,
+    /// A start waits until no transaction that stands open on the changes or dead letters is open any more.
+    pub waits_for_open: bool,
     /// Stop when everything that the input held at the start is settled; what is open then closes. Where other members of
     /// the group have partitions of it, that is waited for.
     pub stop_at_end: bool,
@@ -368,8 +370,10 @@ async fn attempt(
         tokio::task::spawn_blocking(move || connect(&config, &store, &status, &stopping, known))
     };
     let (committer, partitions, found) = tokio::select! {
-        connected = connect => connected.map_err(|e| Error::Thread(e.to_string()))??,
+        // A stop first: for it the connecting gives up, with an error.
+        biased;
         () = stopped(stop) => return Ok(()),
+        connected = connect => connected.map_err(|e| Error::Thread(e.to_string()))??,
     };
     let bounds = bounds.insert(found);
     let sink = batch::Sink::start(
@@ -479,7 +483,12 @@ fn connect(
     // A former transaction of this producer is over now. Where records of one stand open all the same, its outcome has never
     // reached the partition (docs/reliability.md, what a lone broker forgets), and the next transaction there would decide
     // it, one way or the other. A restore asks the same of the other two topics.
-    let written = [(changes.as_str(), changed), (dead, wanted)];
-    source::settled(properties, group, &written, wait, &|| *stop.borrow())?;
+    if config.waits_for_open {
+        let written = [(changes.as_str(), changed), (dead, wanted)];
+        let why = format!("waiting for transactions that stand open on {changes} or {dead}");
+        status.send_modify(|s| s.waiting_for = Some(why));
+        source::settled(properties, group, &written, wait, &|| *stop.borrow())?;
+        status.send_modify(|s| s.waiting_for = None);
+    }
     Ok((committer, wanted, bounds))
 }

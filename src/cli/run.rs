@@ -255,6 +255,7 @@ pub(super) fn pipeline(config: &Config, transactional_id: String) -> pipeline::C
         checkpoint_runs: pipeline::CHECKPOINT_RUNS,
         shutdown_timeout: config.shutdown_timeout,
         restore_timeout: config.store.restore_timeout,
+        waits_for_open: config.commit.waits_for_open,
         stop_at_end: false,
         max_updates: None,
     }

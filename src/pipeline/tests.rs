@@ -189,6 +189,7 @@ impl World {
             checkpoint_runs: CHECKPOINT_RUNS,
             shutdown_timeout: Duration::from_secs(20),
             restore_timeout: Duration::from_secs(20),
+            waits_for_open: true,
             stop_at_end: true,
             max_updates: None,
         }

@@ -1,21 +1,24 @@
 //! Where partitions begin and end: one question to each leader, however many partitions it leads.
 
+use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
-use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
+use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 
 use super::Error;
-use super::restore::client;
+use super::restore::{client, count};
 
 /// A partition of a topic.
 pub(super) type Place<'a> = (&'a str, i32);
 
 /// How long one question may take before it is looked whether the answer is still wanted.
 const SLICE: Duration = Duration::from_secs(2);
-/// How long it is waited between two questions for the same.
+/// How long it is waited between two questions for the same …
 const PAUSE: Duration = Duration::from_millis(20);
+/// … and where the first has failed.
+const FAILED: Duration = Duration::from_millis(100);
 /// How long it is waited for open transactions without a word, and between two words of it.
 const UNTOLD: Duration = Duration::from_secs(10);
 
@@ -24,8 +27,8 @@ const UNTOLD: Duration = Duration::from_secs(10);
 ///
 /// # Errors
 /// What Kafka says, of all or of the first partition that it is said of.
-pub(super) fn edges<C: ConsumerContext>(
-    client: &BaseConsumer<C>,
+fn edges(
+    client: &BaseConsumer,
     places: &[Place<'_>],
     edge: Offset,
     wait: Duration,
@@ -52,16 +55,26 @@ pub(super) fn edges<C: ConsumerContext>(
     offsets.collect()
 }
 
-/// Whether asking again may help: brokers that do not answer, or a leader that moves.
+/// Whether asking again may help: brokers that do not answer, or a leader that moves. librdkafka has asked again itself then,
+/// and keeps the first error.
 fn passes(error: &KafkaError) -> bool {
     matches!(
         error.rdkafka_error_code(),
         Some(
             RDKafkaErrorCode::OperationTimedOut
                 | RDKafkaErrorCode::RequestTimedOut
+                | RDKafkaErrorCode::MessageTimedOut
+                | RDKafkaErrorCode::TimedOutQueue
+                | RDKafkaErrorCode::AllBrokersDown
+                | RDKafkaErrorCode::Resolve
                 | RDKafkaErrorCode::BrokerTransportFailure
+                | RDKafkaErrorCode::NetworkException
+                | RDKafkaErrorCode::KafkaStorageError
+                | RDKafkaErrorCode::ReplicaNotAvailable
                 | RDKafkaErrorCode::LeaderNotAvailable
                 | RDKafkaErrorCode::NotLeaderForPartition
+                // What it says where none of all has a leader.
+                | RDKafkaErrorCode::UnknownPartition
                 | RDKafkaErrorCode::FencedLeaderEpoch
                 | RDKafkaErrorCode::UnknownLeaderEpoch
                 | RDKafkaErrorCode::OffsetNotAvailable
@@ -130,7 +143,7 @@ impl<'a> Asking<'a> {
                 return Err(Error::Kafka {
                     doing: format!("waiting for open transactions on {topic}[{partition}]"),
                     reason: format!(
-                        "still open at offset {stable} of {end} after {:?}; one that outlasts commit.transaction_timeout hangs: look for it with kafka-transactions.sh find-hanging, and end it with kafka-transactions.sh abort",
+                        "still open at offset {stable} of {end} after {:?}; one that outlasts commit.transaction_timeout hangs: look for it with kafka-transactions.sh find-hanging, and see docs/reliability.md before you end it with kafka-transactions.sh abort",
                         self.wait
                     ),
                 });
@@ -151,12 +164,21 @@ impl<'a> Asking<'a> {
             if (self.cancelled)() {
                 return Err(Error::Kafka {
                     doing: "reading topics back".to_owned(),
-                    reason: "given up: the partitions were revoked".to_owned(),
+                    reason: "given up: the partitions were revoked, or limn stops".to_owned(),
                 });
             }
             match edges(client, places, edge, SLICE) {
                 Err(error) if passes(&error) && Instant::now() <= self.until => {
-                    std::thread::sleep(PAUSE);
+                    // A leader that the client takes to be missing it does not look for by itself.
+                    let topics: BTreeSet<&str> = places.iter().map(|&(topic, _)| topic).collect();
+                    for topic in topics {
+                        if let Err(missing @ Error::MissingTopic { .. }) =
+                            count(client, topic, SLICE)
+                        {
+                            return Err(missing);
+                        }
+                    }
+                    std::thread::sleep(FAILED);
                 }
                 answer => return answer.map_err(Error::kafka(asking(places))),
             }
@@ -173,7 +195,7 @@ impl<'a> Asking<'a> {
 }
 
 /// What is being done where the edges of these are asked for.
-pub(super) fn asking(places: &[Place<'_>]) -> String {
+fn asking(places: &[Place<'_>]) -> String {
     match places {
         [] => "asking for the ends of no partition".to_owned(),
         [(topic, partition)] => format!("asking for the ends of {topic}[{partition}]"),

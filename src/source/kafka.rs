@@ -284,7 +284,7 @@ impl<D: Send + 'static, F: FnMut(i32, i64, Option<i64>, Record) -> D> Reader<D, 
             .map_err(Error::kafka("opening a partition"))
     }
 
-    /// Goes to the offsets given. No broker is asked, but for partitions at their first offset.
+    /// Goes to the offsets given. No broker is asked, but for partitions at offset 0.
     fn seek(&self, to: &TopicPartitionList) -> Result<(), Error> {
         let doing = || format!("going to the start of {} partitions", to.count());
         let sought = self

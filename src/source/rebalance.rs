@@ -7,22 +7,24 @@ use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{RecvTimeoutError, sync_channel};
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use ahash::HashMap;
 use rdkafka::ClientContext;
 use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext, RebalanceProtocol};
-use rdkafka::error::KafkaError;
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use rdkafka::types::RDKafkaRespErr;
 use tokio::sync::mpsc::Sender;
 use tokio::sync::mpsc::error::TrySendError;
 
-use super::edges::{Place, asking, edges};
 use super::{Assigned, Config, Error, Message, Read, Start};
 
 /// How often a full channel is tried again.
 pub(super) const FULL: Duration = Duration::from_millis(1);
+/// How long the offsets of an assignment are asked for before it is looked whether the source is being dropped: long enough for
+/// brokers that are slow.
+const SLICE: Duration = Duration::from_secs(5);
 /// How often it is looked whether the source is being dropped while an acknowledgement is waited for.
 const CLOSING: Duration = Duration::from_millis(20);
 
@@ -142,6 +144,18 @@ impl<D: Send + 'static> Context<D> {
     }
 
     fn assigned(&self, consumer: &BaseConsumer<Self>, gained: &TopicPartitionList) {
+        if self.closing.load(Ordering::Acquire) {
+            // Taken for as long as it takes to leave. A consumer that is being closed answers no question for offsets, and
+            // librdkafka asks again for as long as it may.
+            let taken = match consumer.rebalance_protocol() {
+                RebalanceProtocol::Cooperative => consumer.incremental_assign(gained),
+                _ => consumer.assign(gained),
+            };
+            if let Err(error) = taken {
+                tracing::debug!(%error, "an assignment that came while the group was left");
+            }
+            return;
+        }
         let result = self.starts(consumer, gained).and_then(|assigned| {
             let topic = &self.config.topic;
             let mut at = TopicPartitionList::with_capacity(assigned.len());
@@ -190,24 +204,33 @@ impl<D: Send + 'static> Context<D> {
         for element in gained.elements() {
             asked.add_partition(element.topic(), element.partition());
         }
-        let committed =
-            consumer
-                .committed_offsets(asked, *assign_timeout)
-                .map_err(Error::kafka(format!(
-                    "fetching the offsets of group {group}"
-                )))?;
-        let committed = committed.elements();
-        let places: Vec<Place<'_>> = committed
-            .iter()
-            .map(|element| (topic.as_str(), element.partition()))
-            .collect();
-        let ask = |edge| {
-            edges(consumer, &places, edge, *assign_timeout).map_err(Error::kafka(asking(&places)))
+        let until = Instant::now() + *assign_timeout;
+        let committed = loop {
+            match consumer.committed_offsets(asked.clone(), SLICE.min(*assign_timeout)) {
+                // Whether the source is being dropped, for which the thread that is in here is waited for, is looked at in between.
+                Err(error)
+                    if error.rdkafka_error_code() == Some(RDKafkaErrorCode::OperationTimedOut)
+                        && !self.closing.load(Ordering::Acquire)
+                        && Instant::now() < until => {}
+                answer => {
+                    break answer.map_err(Error::kafka(format!(
+                        "fetching the offsets of group {group}"
+                    )))?;
+                }
+            }
         };
-        let bounds = ask(Offset::Beginning)?.into_iter().zip(ask(Offset::End)?);
-        let mut assigned = Vec::with_capacity(committed.len());
-        for (element, (low, high)) in committed.iter().zip(bounds) {
+        let mut assigned = Vec::with_capacity(committed.count());
+        for element in committed.elements() {
             let partition = element.partition();
+            // One that could not be told is not one that there is none of.
+            element.error().map_err(Error::kafka(format!(
+                "fetching the offset of group {group} in {topic}[{partition}]"
+            )))?;
+            let (low, high) = consumer
+                .fetch_watermarks(topic, partition, *assign_timeout)
+                .map_err(Error::kafka(format!(
+                    "asking for the ends of {topic}[{partition}]"
+                )))?;
             // The end seen here is the last stable offset, which an open transaction of a producer of the input can hold
             // below a committed offset only if the topic was cut: committed means read as committed.
             let (at, known) = match element.offset() {

@@ -12,7 +12,7 @@ use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use rdkafka::types::RDKafkaRespErr;
 
 use super::Error;
-use super::edges::{Asking, Place, asking, edges};
+use super::edges::{Asking, Place};
 use super::kafka::passes;
 use super::record::{Copies, record, timestamp_ms};
 use crate::event::Record;
@@ -280,13 +280,12 @@ pub fn bounds(
     wait: Duration,
 ) -> Result<BTreeMap<i32, (i64, i64)>, Error> {
     let client = client(properties, group, "read_committed")?;
-    let places: Vec<Place<'_>> = (0..count(&client, topic, wait)?)
-        .map(|partition| (topic, partition))
-        .collect();
-    let ask = |edge| edges(&client, &places, edge, wait).map_err(Error::kafka(asking(&places)));
-    let (begins, ends) = (ask(Offset::Beginning)?, ask(Offset::End)?);
-    let bounds = begins.into_iter().zip(ends);
-    Ok((0..).zip(bounds).collect())
+    let bounds = (0..count(&client, topic, wait)?).map(|partition| {
+        let bounds = client.fetch_watermarks(topic, partition, wait);
+        let doing = format!("asking for the ends of {topic}[{partition}]");
+        Ok((partition, bounds.map_err(Error::kafka(doing))?))
+    });
+    bounds.collect()
 }
 
 /// The offsets that the group has committed of a topic's first `partitions` partitions, as stable: what a transaction under
@@ -310,14 +309,18 @@ pub fn committed(
         .map_err(Error::kafka(format!(
             "fetching the offsets of group {group}"
         )))?;
-    let elements = answer.elements();
-    let offsets = elements.iter().filter_map(|element| {
-        let Offset::Offset(offset) = element.offset() else {
-            return None;
-        };
-        Some((element.partition(), offset))
-    });
-    Ok(offsets.collect())
+    let mut offsets = BTreeMap::new();
+    for element in answer.elements() {
+        let partition = element.partition();
+        // One that could not be told is not one that there is none of.
+        element.error().map_err(Error::kafka(format!(
+            "fetching the offset of group {group} in {topic}[{partition}]"
+        )))?;
+        if let Offset::Offset(offset) = element.offset() {
+            offsets.insert(partition, offset);
+        }
+    }
+    Ok(offsets)
 }
 
 /// How long librdkafka does not fetch for a partition once as much is queued as it likes to have. Its own second is longer

@@ -57,6 +57,7 @@ fn options(folder: &Path, max_updates: Option<u64>) -> Options {
             waiting_bytes: config.limits.waiting_bytes,
             shutdown_timeout: config.shutdown_timeout,
             restore_timeout: config.store.restore_timeout,
+            waits_for_open: config.commit.waits_for_open,
             stop_at_end: false,
             max_updates: None,
             checkpoint_runs: pipeline::CHECKPOINT_RUNS,

@@ -358,13 +358,13 @@ fn a_restore_says_which_transaction_it_waits_for_and_works_once_it_is_over() {
 }
 
 #[test]
-fn a_start_says_which_transaction_stands_open_on_the_changes_and_works_once_it_is_over() {
+fn a_start_says_which_transaction_stands_open_on_the_changes_and_can_be_told_to_begin() {
     waits_for_a_transaction_on("changes");
 }
 
 #[test]
-fn a_start_says_which_transaction_stands_open_on_the_dead_letters_and_works_once_it_is_over() {
-    waits_for_a_transaction_on("dead-letters");
+fn a_start_says_which_transaction_stands_open_on_the_dead_letters_and_can_be_told_to_begin() {
+    waits_for_a_transaction_on("dead");
 }
 
 fn waits_for_a_transaction_on(kind: &str) {
@@ -373,13 +373,20 @@ fn waits_for_a_transaction_on(kind: &str) {
     assert!(case.topics().status.success());
     let topic = case.topic(kind);
     let holder = held_open(broker, &topic, 1);
-    let _instance = case.start_with("a", &[("LIMN_STORE__RESTORE_TIMEOUT", "20s")]);
+    let instance = case.start_with("a", &[("LIMN_STORE__RESTORE_TIMEOUT", "20s")]);
     // A word while it waits, and the error when it has waited for long enough.
     for line in [
         format!("hangs topic=\"{topic}\" partition=1 stable=0 end=1"),
         format!("waiting for open transactions on {topic}[1]: still open at offset 0 of 1"),
     ] {
         eventually(&line, || case.log("a").contains(&line).then_some(()));
+    }
+    if kind != "checkpoints" {
+        // Who knows how it ended can begin over it.
+        drop(instance);
+        let _instance = case.start_with("a", &[("LIMN_COMMIT__OPEN_TRANSACTIONS", "pass")]);
+        all_restored(&case, "a");
+        return;
     }
     holder.abort_transaction(DEADLINE).unwrap();
     all_restored(&case, "a");
