@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
-use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
 use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 
@@ -27,8 +27,8 @@ const UNTOLD: Duration = Duration::from_secs(10);
 ///
 /// # Errors
 /// What Kafka says, of all or of the first partition that it is said of.
-fn edges(
-    client: &BaseConsumer,
+pub(super) fn edges<C: ConsumerContext>(
+    client: &BaseConsumer<C>,
     places: &[Place<'_>],
     edge: Offset,
     wait: Duration,

@@ -14,6 +14,7 @@ use rdkafka::message::{BorrowedMessage, Message as _};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use tokio::sync::mpsc::Sender;
 
+use super::edges::{Place, edges};
 use super::rebalance::{Context, FULL, Flow, Passed};
 use super::record::{Copies, record, timestamp_ms};
 use super::restore::QUEUE_BACKOFF_MS;
@@ -301,16 +302,12 @@ impl<D: Send + 'static, F: FnMut(i32, i64, Option<i64>, Record) -> D> Reader<D, 
     /// Wakes librdkafka's threads for the partitions that were sought to 0, which does not: any question to their leaders
     /// does. The answers are of no interest.
     fn wake(&self, sought: &TopicPartitionList) {
-        let mut at_zero = TopicPartitionList::new();
-        for element in sought.elements() {
-            if element.offset() == Offset::Offset(0) {
-                let (topic, partition) = (element.topic(), element.partition());
-                let _ = at_zero.add_partition_offset(topic, partition, Offset::End);
-            }
-        }
-        if at_zero.count() > 0
-            && let Err(error) = self.consumer.offsets_for_times(at_zero, ASK)
-        {
+        let sought = sought.elements();
+        let at_zero = sought.iter().filter(|e| e.offset() == Offset::Offset(0));
+        let places: Vec<Place<'_>> = at_zero
+            .map(|element| (self.topic.as_str(), element.partition()))
+            .collect();
+        if let Err(error) = edges(&self.consumer, &places, Offset::End, ASK) {
             tracing::debug!(%error, "fetching begins within a second");
         }
     }

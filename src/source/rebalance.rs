@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use ahash::HashMap;
 use rdkafka::ClientContext;
 use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext, RebalanceProtocol};
-use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use rdkafka::types::RDKafkaRespErr;
 use tokio::sync::mpsc::Sender;
@@ -147,11 +147,7 @@ impl<D: Send + 'static> Context<D> {
         if self.closing.load(Ordering::Acquire) {
             // Taken for as long as it takes to leave. A consumer that is being closed answers no question for offsets, and
             // librdkafka asks again for as long as it may.
-            let taken = match consumer.rebalance_protocol() {
-                RebalanceProtocol::Cooperative => consumer.incremental_assign(gained),
-                _ => consumer.assign(gained),
-            };
-            if let Err(error) = taken {
+            if let Err(error) = take(consumer, gained) {
                 tracing::debug!(%error, "an assignment that came while the group was left");
             }
             return;
@@ -163,12 +159,9 @@ impl<D: Send + 'static> Context<D> {
                 at.add_partition_offset(topic, a.partition, Offset::Offset(a.start))
                     .map_err(Error::kafka("taking an assignment"))?;
             }
-            match consumer.rebalance_protocol() {
-                RebalanceProtocol::Cooperative => consumer.incremental_assign(&at),
-                _ => consumer.assign(&at),
-            }
-            .and_then(|()| consumer.pause(&at))
-            .map_err(Error::kafka("taking an assignment"))?;
+            take(consumer, &at)
+                .and_then(|()| consumer.pause(&at))
+                .map_err(Error::kafka("taking an assignment"))?;
             // An offset given to `assign` can be lost when `pause` follows at once (librdkafka #2190): until the
             // partition is opened, with a seek, records of it are dropped by the reader.
             self.state()
@@ -295,6 +288,17 @@ impl<D: Send + 'static> Context<D> {
                 error,
             )));
         }
+    }
+}
+
+/// Takes gained partitions up, as the group's protocol has it.
+fn take<C: ConsumerContext>(
+    consumer: &BaseConsumer<C>,
+    gained: &TopicPartitionList,
+) -> KafkaResult<()> {
+    match consumer.rebalance_protocol() {
+        RebalanceProtocol::Cooperative => consumer.incremental_assign(gained),
+        _ => consumer.assign(gained),
     }
 }
 
