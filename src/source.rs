@@ -1,5 +1,6 @@
 //! Events with their positions, out of Kafka: assignments as messages, records behind them, and how to read a topic back.
 
+mod batches;
 mod edges;
 mod ends;
 mod kafka;

@@ -1,6 +1,7 @@
 //! Where partitions begin and end: one question to each leader, however many partitions it leads.
 
 use std::collections::BTreeSet;
+use std::panic::resume_unwind;
 use std::time::{Duration, Instant};
 
 use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
@@ -90,7 +91,7 @@ pub(super) struct Asking<'a> {
     pub(super) committed: BaseConsumer,
     wait: Duration,
     until: Instant,
-    cancelled: &'a dyn Fn() -> bool,
+    cancelled: &'a (dyn Fn() -> bool + Sync),
 }
 
 impl<'a> Asking<'a> {
@@ -99,7 +100,7 @@ impl<'a> Asking<'a> {
         properties: &[(String, String)],
         group: &str,
         wait: Duration,
-        cancelled: &'a dyn Fn() -> bool,
+        cancelled: &'a (dyn Fn() -> bool + Sync),
     ) -> Result<Self, Error> {
         Ok(Self {
             uncommitted: client(properties, group, "read_uncommitted")?,
@@ -116,8 +117,22 @@ impl<'a> Asking<'a> {
     /// # Errors
     /// [`Error::Kafka`] where the brokers do not answer, or an open transaction outlasts the time.
     pub(super) fn settled(&self, places: &[Place<'_>]) -> Result<Vec<(i64, i64)>, Error> {
-        let begins = self.ask(&self.uncommitted, places, Offset::Beginning)?;
-        let ends = self.ask(&self.uncommitted, places, Offset::End)?;
+        // Both at once, so that both clients have found the leaders by then.
+        let (begins, ends) = std::thread::scope(|scope| {
+            let begins = || self.ask(&self.committed, places, Offset::Beginning);
+            let asking = std::thread::Builder::new().name("limn-asking".to_owned());
+            let asking = asking.spawn_scoped(scope, begins);
+            let ends = self.ask(&self.uncommitted, places, Offset::End);
+            match asking {
+                Ok(asking) => (
+                    asking.join().unwrap_or_else(|panic| resume_unwind(panic)),
+                    ends,
+                ),
+                // No thread is to be had: one behind the other.
+                Err(_) => (begins(), ends),
+            }
+        });
+        let (begins, ends) = (begins?, ends?);
         let mut open: Vec<(Place<'_>, i64)> =
             places.iter().copied().zip(ends.iter().copied()).collect();
         let mut tell_at = Instant::now() + UNTOLD;
@@ -184,14 +199,13 @@ impl<'a> Asking<'a> {
             }
         }
     }
+}
 
-    /// Closes the clients, and whatever else was used, and waits for none of them: the binding does it in stretches of 100 ms.
-    pub(super) fn close(self, mut others: Vec<BaseConsumer>) {
-        others.extend([self.uncommitted, self.committed]);
-        let closing = std::thread::Builder::new().name("limn-closing".to_owned());
-        // Where there is no thread to be had, they are closed here: it drops what it was given.
-        let _ = closing.spawn(move || drop(others));
-    }
+/// Closes clients and waits for none of them: the binding does it in stretches of 100 ms.
+pub(super) fn close(clients: Vec<BaseConsumer>) {
+    let closing = std::thread::Builder::new().name("limn-closing".to_owned());
+    // Where there is no thread to be had, they are closed here: it drops what it was given.
+    let _ = closing.spawn(move || drop(clients));
 }
 
 /// What is being done where the edges of these are asked for.
@@ -216,7 +230,7 @@ pub fn settled(
     group: &str,
     topics: &[(&str, i32)],
     wait: Duration,
-    cancelled: &dyn Fn() -> bool,
+    cancelled: &(dyn Fn() -> bool + Sync),
 ) -> Result<(), Error> {
     let asking = Asking::new(properties, group, wait, cancelled)?;
     let topics = topics.iter();
@@ -224,6 +238,6 @@ pub fn settled(
         .flat_map(|&(topic, count)| (0..count).map(move |partition| (topic, partition)))
         .collect();
     let settled = asking.settled(&places).map(drop);
-    asking.close(Vec::new());
+    close(vec![asking.uncommitted, asking.committed]);
     settled
 }

@@ -20,7 +20,7 @@ impl Copies {
     /// A piece of memory; a record larger than this has one of its own.
     const PIECE: usize = 64 << 10;
 
-    fn copy(&mut self, bytes: &[u8]) -> Bytes {
+    pub(super) fn copy(&mut self, bytes: &[u8]) -> Bytes {
         if self.0.capacity() < bytes.len() {
             self.0 = BytesMut::with_capacity(bytes.len().max(Self::PIECE));
         }

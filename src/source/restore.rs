@@ -7,14 +7,14 @@ use std::time::{Duration, Instant};
 use rdkafka::config::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
-use rdkafka::message::{BorrowedMessage, Message as _};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use rdkafka::types::RDKafkaRespErr;
 
 use super::Error;
-use super::edges::{Asking, Place};
+use super::batches::{Batches, Message};
+use super::edges::{Asking, Place, close};
 use super::kafka::passes;
-use super::record::{Copies, record, timestamp_ms};
+use super::record::Copies;
 use crate::event::Record;
 
 /// A partition to read.
@@ -51,7 +51,7 @@ pub struct Back<'a> {
     pub began_anew: bool,
     /// Kafka's timestamp in milliseconds since the Unix epoch; `None` where it is unset (0 or less).
     pub timestamp_ms: Option<i64>,
-    message: &'a BorrowedMessage<'a>,
+    message: Message<'a>,
     copies: &'a mut Copies,
 }
 
@@ -65,13 +65,17 @@ impl<'a> Back<'a> {
     /// Its value; `None` is a tombstone.
     #[must_use]
     pub fn value(&self) -> Option<&'a [u8]> {
-        self.message.payload()
+        self.message.value()
     }
 
     /// A copy of it, with its headers.
     #[must_use]
     pub fn record(&mut self) -> Record {
-        record(self.message, self.copies)
+        Record {
+            key: self.key().map(|key| self.copies.copy(key)),
+            value: self.value().map(|value| self.copies.copy(value)),
+            headers: self.message.headers(),
+        }
     }
 }
 
@@ -100,7 +104,7 @@ pub fn restore<E: From<Error>>(
         .map(|wanted| (wanted.topic.as_str(), wanted.partition))
         .collect();
     let mut done = HashMap::new();
-    let mut open: BTreeMap<&str, Vec<Open>> = BTreeMap::new();
+    let mut open = Vec::new();
     for (wanted, (low, end)) in wanted.iter().zip(asking.settled(&places)?) {
         let Wanted {
             topic,
@@ -111,105 +115,134 @@ pub fn restore<E: From<Error>>(
         let next = if began_anew { low } else { (*from).max(low) };
         done.insert((topic.clone(), *partition), Restored { next, began_anew });
         if next < end {
-            open.entry(topic).or_default().push(Open {
+            open.push(Open {
+                topic,
                 partition: *partition,
                 next,
                 end,
                 began_anew,
+                reading: true,
             });
         }
     }
-    let mut readers = Vec::new();
-    for (topic, partitions) in open {
-        // One topic at a time, each with a client of its own: the end of a partition is told without its topic, and
-        // again for each time that the end is reached.
-        let reader = client(properties, group, "read_committed")?;
-        for some in partitions.chunks(AT_ONCE) {
-            let ends = read_some(&reader, topic, some, wait, cancelled, &mut each)?;
-            for (partition, next) in ends {
-                if let Some(restored) = done.get_mut(&(topic.to_owned(), partition)) {
-                    restored.next = next;
-                }
-            }
-        }
-        readers.push(reader);
+    let mut reader = Batches::new(asking.committed).map_err(Error::kafka("reading topics back"))?;
+    for some in open.chunks_mut(AT_ONCE) {
+        read_some(&mut reader, some, wait, cancelled, &mut each)?;
     }
-    asking.close(readers);
+    for open in open {
+        if let Some(restored) = done.get_mut(&(open.topic.to_owned(), open.partition)) {
+            restored.next = open.next;
+        }
+    }
+    close(vec![asking.uncommitted, reader.end()]);
     Ok(done)
 }
 
-/// Partitions of a topic that are read at the same time: what is read of each comes in longer stretches than from all at once,
+/// Partitions that are read at the same time: what is read of each comes in longer stretches than from all at once,
 /// and some brokers are busy all the same.
 const AT_ONCE: usize = 8;
 
 /// A partition that has something to read.
-struct Open {
+struct Open<'a> {
+    topic: &'a str,
     partition: i32,
     next: i64,
     end: i64,
     began_anew: bool,
+    /// Its end was not reached yet.
+    reading: bool,
 }
 
-/// Reads some partitions of a topic to their ends; returns where each is read on from, of which something was read.
+/// Reads some partitions to their ends.
 fn read_some<E: From<Error>>(
-    reader: &BaseConsumer,
-    topic: &str,
-    some: &[Open],
+    reader: &mut Batches,
+    some: &mut [Open<'_>],
     wait: Duration,
     cancelled: &AtomicBool,
     each: &mut impl FnMut(Back<'_>) -> Result<(), E>,
-) -> Result<HashMap<i32, i64>, E> {
-    let doing = || format!("reading {topic} back");
-    let mut from = TopicPartitionList::new();
-    for open in some {
-        from.add_partition_offset(topic, open.partition, Offset::Offset(open.next))
-            .map_err(Error::kafka(doing()))?;
-    }
-    reader.assign(&from).map_err(Error::kafka(doing()))?;
+) -> Result<(), E> {
+    let doing = |some: &[Open<'_>]| match some.iter().find(|open| open.reading) {
+        Some(open) => format!("reading {}[{}] back", open.topic, open.partition),
+        None => "reading topics back".to_owned(),
+    };
+    reader
+        .assign(some.iter().map(|o| (o.topic, o.partition, o.next)))
+        .map_err(|e| Error::kafka(doing(some))(e))?;
     let mut copies = Copies::default();
-    let mut next = HashMap::new();
-    let mut reading: HashMap<i32, &Open> = some.iter().map(|o| (o.partition, o)).collect();
+    // What the last record was of: of most partitions many come one behind another.
+    let (mut last, mut at) = (None, 0);
     // Since when nothing was heard. The clock is not looked at for each record.
     let mut silent: Option<Instant> = None;
-    while !reading.is_empty() {
+    while some.iter().any(|open| open.reading) {
         stop_if(cancelled)?;
-        match reader.poll(Duration::from_millis(100)) {
-            Some(Ok(message)) => {
-                silent = None;
-                let (partition, offset) = (message.partition(), message.offset());
-                let open = reading.get(&partition);
-                each(Back {
-                    topic,
-                    partition,
-                    offset,
-                    // What is committed behind the end meanwhile is read with the rest.
-                    end: open.map_or(offset + 1, |open| open.end),
-                    began_anew: open.is_some_and(|open| open.began_anew),
-                    timestamp_ms: timestamp_ms(&message),
-                    message: &message,
-                    copies: &mut copies,
-                })?;
-                next.insert(partition, offset + 1);
+        let batch = reader.next(Duration::from_millis(100));
+        let mut heard = false;
+        let mut fault = None;
+        for message in batch.iter() {
+            let (partition, offset) = (message.partition(), message.offset());
+            let place = Some((message.topic_id(), partition));
+            if place != last {
+                let topic = message.topic();
+                let found = some
+                    .iter()
+                    .position(|o| (o.topic, o.partition) == (topic, partition));
+                match found {
+                    Some(found) => (last, at) = (place, found),
+                    // Of those before these.
+                    None => continue,
+                }
             }
-            // The stable offset was at the end asked for before this consumer fetched anything, so the end of the
-            // partition, as it sees it, lies there or behind. What is committed meanwhile is of no former owner.
-            Some(Err(KafkaError::PartitionEOF(partition))) => {
-                reading.remove(&partition);
+            let open = &mut some[at];
+            match message.fault() {
+                None => {
+                    heard = true;
+                    each(Back {
+                        topic: open.topic,
+                        partition,
+                        offset,
+                        // What is committed behind the end meanwhile is read with the rest.
+                        end: open.end.max(offset + 1),
+                        began_anew: open.began_anew,
+                        timestamp_ms: message.timestamp_ms(),
+                        message,
+                        copies: &mut copies,
+                    })?;
+                    open.next = offset + 1;
+                }
+                // The stable offset was at the end asked for before this consumer fetched anything, so the end of the
+                // partition, as it sees it, lies there or behind. What is committed meanwhile is of no former owner.
+                Some(RDKafkaErrorCode::PartitionEOF) => open.reading = false,
+                Some(code) => {
+                    // One that does not pass stays.
+                    fault = fault
+                        .filter(|fault| !passes(fault))
+                        .or(Some(KafkaError::MessageConsumption(code)));
+                }
             }
+        }
+        drop(batch);
+        if heard {
+            silent = None;
+        } else {
+            fault = fault.or_else(|| reader.fault());
+        }
+        let mut outlasted = || !heard && silence(&mut silent) > wait;
+        match fault {
             // One broker of several may be away; the others say where its partitions are led now.
-            Some(Err(error)) if passes(&error) && silence(&mut silent) <= wait => {}
-            Some(Err(error)) => return Err(Error::kafka(doing())(error).into()),
-            None if silence(&mut silent) > wait => {
+            Some(error) if !passes(&error) || outlasted() => {
+                return Err(Error::kafka(doing(some))(error).into());
+            }
+            None if outlasted() => {
                 return Err(Error::Kafka {
-                    doing: doing(),
+                    doing: doing(some),
                     reason: format!("no answer for {wait:?}"),
                 }
                 .into());
             }
-            None => {}
+            _ => {}
         }
     }
-    Ok(next)
+    Ok(())
 }
 
 /// How long nothing was heard, from now on if not before.

@@ -13,6 +13,7 @@ mod http;
 mod load;
 mod logs;
 mod rebalance;
+mod restore;
 mod service;
 mod sizes;
 mod source;

@@ -1,12 +1,11 @@
 //! The input as a member of a group reads it, and topics read back.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
 use limn::commit::{self, Batch, Committer};
 use limn::event::Record;
-use limn::source::{Assigned, Config, Error, Kafka, Message, Paused, Start, Wanted, restore};
+use limn::source::{Assigned, Config, Error, Kafka, Message, Paused, Start};
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
 use tokio::sync::mpsc::{Receiver, channel, error::TryRecvError};
 
@@ -170,7 +169,7 @@ impl Member {
     }
 }
 
-fn send(producer: &BaseProducer, topic: &str, partition: i32, value: &str) {
+pub fn send(producer: &BaseProducer, topic: &str, partition: i32, value: &str) {
     let record = BaseRecord::to(topic)
         .partition(partition)
         .key("ann")
@@ -492,108 +491,4 @@ fn a_missing_topic_is_named() {
 #[test]
 fn a_missing_topic_is_named_next_generation() {
     missing_topic(CONSUMER);
-}
-
-/// Reads all of partition 0 back.
-fn read_back(broker: &Broker, topic: &str, wait: Duration) -> Result<(Vec<String>, i64), Error> {
-    let properties = [("bootstrap.servers".to_owned(), broker.servers())];
-    let wanted = Wanted {
-        topic: topic.to_owned(),
-        partition: 0,
-        from: 0,
-    };
-    let mut read = Vec::new();
-    let ends = restore::<Error>(
-        &properties,
-        "limn",
-        &[wanted],
-        wait,
-        &AtomicBool::new(false),
-        |back| {
-            read.push(String::from_utf8(back.value().unwrap().to_vec()).unwrap());
-            Ok(())
-        },
-    )?;
-    Ok((read, ends[&(topic.to_owned(), 0)].next))
-}
-
-#[test]
-fn restoring_waits_for_an_open_transaction_and_reads_behind_its_marker() {
-    let broker = shared();
-    let topic = unique("profiles");
-    broker.create_topic(&topic, 1, &[]);
-    let producer = broker.transactional(&unique("former"));
-    producer.begin_transaction().unwrap();
-    send(&producer, &topic, 0, "former");
-    let error = read_back(broker, &topic, Duration::from_millis(300)).unwrap_err();
-    assert!(
-        error.to_string().contains("still open at offset 0 of 1"),
-        "{error}"
-    );
-    std::thread::scope(|s| {
-        let reading = s.spawn(|| read_back(broker, &topic, DEADLINE).unwrap());
-        // Other records come in behind it meanwhile; they are of nobody's past, but do no harm.
-        broker.produce(&topic, 0, "ann", "later");
-        assert!(!reading.is_finished());
-        producer.commit_transaction(DEADLINE).unwrap();
-        let (read, next) = reading.join().unwrap();
-        assert_eq!(read[0], "former");
-        assert!(next >= 1);
-    });
-}
-
-#[test]
-fn restoring_leaves_out_what_was_aborted_even_at_the_end() {
-    let broker = shared();
-    let topic = unique("profiles");
-    broker.create_topic(&topic, 1, &[]);
-    broker.produce(&topic, 0, "ann", "kept");
-    let producer = broker.transactional(&unique("former"));
-    producer.begin_transaction().unwrap();
-    send(&producer, &topic, 0, "aborted");
-    producer.abort_transaction(DEADLINE).unwrap();
-    let (read, next) = read_back(broker, &topic, DEADLINE).unwrap();
-    assert_eq!((read, next), (vec!["kept".to_owned()], 1));
-}
-
-#[test]
-fn restoring_reads_every_partition_to_its_end_while_one_goes_on_growing() {
-    let broker = shared();
-    let topic = unique("profiles");
-    broker.create_topic(&topic, 2, &[]);
-    broker.produce(&topic, 0, "ann", "growing");
-    let long = "x".repeat(500);
-    for _ in 0..40 {
-        broker.produce(&topic, 1, "bob", &long);
-    }
-    // Small fetches: partition 0 comes to its end again and again before partition 1 does for the first time.
-    let properties = [
-        ("bootstrap.servers".to_owned(), broker.servers()),
-        ("fetch.message.max.bytes".to_owned(), "1000".to_owned()),
-        ("queued.min.messages".to_owned(), "1".to_owned()),
-    ];
-    let wanted = [0, 1].map(|partition| Wanted {
-        topic: topic.clone(),
-        partition,
-        from: 0,
-    });
-    let (mut read, mut grown) = (0, 0);
-    restore::<Error>(
-        &properties,
-        "limn",
-        &wanted,
-        DEADLINE,
-        &AtomicBool::new(false),
-        |back| {
-            if back.partition == 1 {
-                read += 1;
-            } else if grown < 5 {
-                grown += 1;
-                broker.produce(&topic, 0, "ann", "growing");
-            }
-            Ok(())
-        },
-    )
-    .unwrap();
-    assert_eq!(read, 40);
 }
