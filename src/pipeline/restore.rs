@@ -62,15 +62,22 @@ pub(super) fn restore(
         let checkpoint = view.checkpoint(partition)?.map_or(0, |(next, _)| next);
         wanted.push(want(&config.topics.checkpoints, checkpoint));
     }
-    // One thread reads and another writes: neither waits for the other as long as both have something to do.
-    let (pending, pieces) = Pending::new(now_ms);
+    // One thread reads and others write: none waits for another as long as all have something to do.
+    let (pending, writers) = Pending::new(now_ms);
     let checkpoints = thread::scope(|scope| {
-        let writing = scope.spawn(move || pending::write(view, &pieces));
+        let mut writing = Vec::with_capacity(writers.len());
+        for writer in writers {
+            let thread = thread::Builder::new().name("limn-restore".to_owned());
+            let started = thread.spawn_scoped(scope, move || writer.run(view));
+            writing.push(started.map_err(|e| Error::Thread(e.to_string()))?);
+        }
         let read = read(config, view, &wanted, positions, pending, cancelled);
-        // What kept it from writing comes first: the reader only knows that nobody takes its pieces any more.
-        match writing.join() {
-            Ok(written) => written?,
-            Err(panic) => resume_unwind(panic),
+        // What kept them from writing comes first: the reader only knows that nobody takes its pieces any more.
+        for writing in writing {
+            match writing.join() {
+                Ok(written) => written?,
+                Err(panic) => resume_unwind(panic),
+            }
         }
         read
     })?;

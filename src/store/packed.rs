@@ -9,16 +9,19 @@
 //! A run that a crash has cut off stays where it is: all that it holds was read back from a position that the view still
 //! has, so it is read again and written once more, into a newer run.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::ops::Bound;
 use std::sync::PoisonError;
+
+use lz4_flex::block::{CompressTable as Table, compress_into_with_table, get_maximum_output_size};
 
 use super::database::{Database, Trees, cost};
 use super::{Error, HEAD, seal, seal_in_place, unseal};
 use crate::failpoint;
 
-/// Bytes of a block, behind which the next one begins: some dozens of states. A state is looked up by reading its block.
-pub(super) const BLOCK_BYTES: usize = 8 << 10;
+/// Bytes of a block's states, behind which the next one begins: some dozens of them. A state is looked up by reading its block.
+pub(super) const BLOCK_BYTES: usize = 16 << 10;
 
 /// One version of a user's state.
 #[derive(Debug, Clone, Copy)]
@@ -122,23 +125,23 @@ pub(super) fn write<'a>(
         full: Vec::new(),
         cost: 0,
         last: None,
+        table: Table::small(),
     };
-    let (mut block, mut first) = (Vec::new(), 0);
+    let (mut block, mut first) = (Vec::with_capacity(2 * BLOCK_BYTES), 0);
     for (order, state) in states {
-        if block.len() >= HEAD + BLOCK_BYTES {
-            blocks.push(first, std::mem::take(&mut block))?;
+        if block.len() >= BLOCK_BYTES {
+            blocks.push(first, &block)?;
+            block.clear();
         }
         if block.is_empty() {
             first = order;
-            block.reserve_exact(HEAD + 2 * BLOCK_BYTES);
-            block.extend_from_slice(&[0; HEAD]);
         }
         block.extend_from_slice(state);
     }
     if block.is_empty() {
         return Ok(());
     }
-    blocks.push(first, block)?;
+    blocks.push(first, &block)?;
     blocks.write()?;
     failpoint::pass("run_written");
     database.with(|trees| {
@@ -159,36 +162,59 @@ struct Blocks<'a> {
     cost: usize,
     /// What the last one begins with, and its number among those that begin so.
     last: Option<(u64, u32)>,
+    table: Table,
 }
 
 impl Blocks<'_> {
-    /// Takes a block that has room for its seal.
-    fn push(&mut self, first: u64, mut block: Vec<u8>) -> Result<(), Error> {
-        let cost = cost(1, block.len());
-        if self.cost > 0 && self.cost + cost > self.most {
-            self.write()?;
-        }
+    fn push(&mut self, first: u64, block: &[u8]) -> Result<(), Error> {
         let same = match self.last {
             Some((before, same)) if before == first => same.saturating_add(1),
             _ => 0,
         };
         self.last = Some((first, same));
-        self.cost += cost;
         let key = block_key(self.partition, self.run, first, same);
-        seal_in_place(1, &key, &mut block);
-        self.full.push((key, block));
+        let sealed = sealed(&mut self.table, &key, block);
+        let cost = cost(1, sealed.len());
+        if self.cost > 0 && self.cost + cost > self.most {
+            self.write()?;
+        }
+        self.cost += cost;
+        self.full.push((key, sealed));
         Ok(())
     }
 
+    /// Writes what is full. sled writes a page anew behind each tenth change of it, with up to sixteen values in it, and when it
+    /// is split: in the order of their keys blocks would be written three to four times. So first their places are
+    /// written, which makes the pages, of eight each; then each page takes its blocks and none is written twice.
     fn write(&mut self) -> Result<(), Error> {
         let full = std::mem::take(&mut self.full);
         self.database
             .write(std::mem::take(&mut self.cost), |trees| {
-                for (key, sealed) in &full {
-                    trees.packed.insert(&key[..], &sealed[..])?;
+                for (key, _) in &full {
+                    trees.packed.insert(&key[..], &[])?;
+                }
+                for (key, sealed) in full {
+                    trees.packed.insert(&key[..], sealed)?;
                 }
                 Ok(())
             })
+    }
+}
+
+/// A block as it is written: compressed, where that makes it smaller.
+fn sealed(table: &mut Table, key: &[u8], states: &[u8]) -> Vec<u8> {
+    const BEGIN: usize = HEAD + 4;
+    let mut sealed = vec![0; BEGIN + get_maximum_output_size(states.len())];
+    let lz4 = compress_into_with_table(states, &mut sealed[BEGIN..], table);
+    match (lz4, u32::try_from(states.len())) {
+        (Ok(lz4), Ok(bytes)) if lz4 < states.len() => {
+            sealed.truncate(BEGIN + lz4);
+            sealed.shrink_to_fit();
+            sealed[HEAD..BEGIN].copy_from_slice(&bytes.to_le_bytes());
+            seal_in_place(COMPRESSED, key, &mut sealed);
+            sealed
+        }
+        _ => seal(PLAIN, key, &[states]),
     }
 }
 
@@ -204,28 +230,73 @@ pub(super) fn append(block: &mut Vec<u8>, packed: &Packed<'_>) {
 }
 
 /// Bytes of a text's length, which stands before it.
-pub(super) const LENGTH: usize = 8;
+const LENGTH: usize = 8;
+
+/// The user of a state that [`append`] has written.
+pub(super) fn user(state: &[u8]) -> &[u8] {
+    text(state).map_or(&[], |(user, _)| user)
+}
+
+/// Its version.
+pub(super) fn version(state: &[u8]) -> u64 {
+    let version = text(state).and_then(|(_, rest)| rest.first_chunk::<8>());
+    version.map_or(0, |bytes| u64::from_be_bytes(*bytes))
+}
+
 /// Bytes that [`append`] writes for a state beside its texts.
 pub(super) const BESIDE: usize = 2 * LENGTH + 8;
 
-/// The states of a block, one behind another.
-fn states<'a>(key: &[u8], sealed: &'a [u8]) -> Result<Vec<Packed<'a>>, Error> {
+/// The format of a block that is not compressed: its states. Folders of format 3 have no others.
+const PLAIN: u8 = 1;
+/// The format of one that is: how many bytes its states have (`u32`, little-endian), and they as LZ4.
+const COMPRESSED: u8 = 2;
+/// LZ4 makes no more of a byte than so many.
+const LZ4_MOST: usize = 255;
+
+/// What a block holds: states, one behind another.
+fn opened<'a>(key: &[u8], sealed: &'a [u8]) -> Result<Cow<'a, [u8]>, Error> {
     let torn = || Error::Torn("a block of packed states does not match its checksum".to_owned());
-    let mut rest = unseal(1, key, sealed).ok_or_else(torn)?;
+    match sealed.first() {
+        // Its place only ([`Blocks::write`]).
+        None => Ok(Cow::Borrowed(&[])),
+        Some(&PLAIN) => unseal(PLAIN, key, sealed)
+            .map(Cow::Borrowed)
+            .ok_or_else(torn),
+        Some(_) => {
+            let payload = unseal(COMPRESSED, key, sealed).ok_or_else(torn)?;
+            let (bytes, lz4) = payload.split_first_chunk::<4>().ok_or_else(torn)?;
+            let bytes = u32::from_le_bytes(*bytes) as usize;
+            if bytes / LZ4_MOST > lz4.len() {
+                return Err(torn());
+            }
+            let mut states = vec![0; bytes];
+            match lz4_flex::block::decompress_into(lz4, &mut states) {
+                Ok(found) if found == bytes => Ok(Cow::Owned(states)),
+                _ => Err(torn()),
+            }
+        }
+    }
+}
+
+/// The states of a block that was opened.
+fn states(mut block: &[u8]) -> Result<Vec<Packed<'_>>, Error> {
     let mut states = Vec::new();
-    while !rest.is_empty() {
-        let (state, behind) = split(rest).ok_or_else(torn)?;
+    while !block.is_empty() {
+        let torn = || Error::Torn("a block of packed states cannot be read".to_owned());
+        let (state, behind) = split(block).ok_or_else(torn)?;
         states.push(state);
-        rest = behind;
+        block = behind;
     }
     Ok(states)
 }
 
+/// A text that stands behind its length, and what is behind it.
+fn text(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
+    let (length, rest) = bytes.split_first_chunk::<LENGTH>()?;
+    rest.split_at_checked(usize::try_from(u64::from_be_bytes(*length)).ok()?)
+}
+
 fn split(bytes: &[u8]) -> Option<(Packed<'_>, &[u8])> {
-    fn text(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
-        let (length, rest) = bytes.split_first_chunk::<8>()?;
-        rest.split_at_checked(usize::try_from(u64::from_be_bytes(*length)).ok()?)
-    }
     let (user, rest) = text(bytes)?;
     let (version, rest) = rest.split_first_chunk::<8>()?;
     let (state, rest) = text(rest)?;
@@ -273,8 +344,8 @@ pub(super) fn newest(
     let order = order(user.as_bytes());
     for run in (0..runs).rev() {
         for (key, sealed) in blocks(trees, partition, run, order)?.iter().rev() {
-            let states = states(key, sealed)?;
-            if let Some(found) = states.iter().rfind(|s| s.user == user) {
+            let block = opened(key, sealed)?;
+            if let Some(found) = states(&block)?.iter().rfind(|s| s.user == user) {
                 return Ok(Some((run, found.version, found.state.to_vec())));
             }
         }
@@ -292,7 +363,8 @@ pub(super) fn versions(
     let mut versions = BTreeMap::new();
     for run in 0..count(trees, partition) {
         for (key, sealed) in blocks(trees, partition, run, order)? {
-            for state in states(&key, &sealed)?.iter().filter(|s| s.user == user) {
+            let block = opened(&key, &sealed)?;
+            for state in states(&block)?.iter().filter(|s| s.user == user) {
                 versions.insert(state.version, state.state.to_vec());
             }
         }
@@ -309,9 +381,10 @@ pub(super) fn erase(database: &Database, partition: i32, user: &str) -> Result<(
         let rewritten = database.with(|trees| {
             let mut rewritten = Vec::new();
             for (key, sealed) in blocks(trees, partition, run, order)? {
-                let states = states(&key, &sealed)?;
+                let block = opened(&key, &sealed)?;
+                let states = states(&block)?;
                 if states.iter().any(|s| s.user == user) {
-                    let mut rest = Vec::with_capacity(sealed.len());
+                    let mut rest = Vec::with_capacity(block.len());
                     let others = states.iter().filter(|s| s.user != user);
                     others.for_each(|state| append(&mut rest, state));
                     rewritten.push((key.to_vec(), rest));
@@ -321,8 +394,9 @@ pub(super) fn erase(database: &Database, partition: i32, user: &str) -> Result<(
         })?;
         for (key, rest) in rewritten {
             // A block without a state stays, so that the last run is counted by its key also when it is opened anew.
-            database.write(cost(1, rest.len()), |trees| {
-                trees.packed.insert(&key[..], seal(1, &key, &[&rest]))?;
+            let sealed = sealed(&mut Table::small(), &key, &rest);
+            database.write(cost(1, sealed.len()), |trees| {
+                trees.packed.insert(&key[..], sealed)?;
                 Ok(())
             })?;
         }
@@ -353,7 +427,7 @@ pub(super) fn page(
         if !key.starts_with(&partition.to_be_bytes()) {
             break;
         }
-        for state in states(&key, &sealed)? {
+        for state in states(&opened(&key, &sealed)?)? {
             let newest = newest(trees, partition, state.user)?;
             let here = newest.is_some_and(|(run, version, _)| {
                 key.starts_with(&run_key(partition, run)) && version == state.version

@@ -1,18 +1,21 @@
 //! Profiles that were read back, on their way from the thread that reads them to the one that writes them into the view.
 
 use std::collections::BTreeMap;
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
 
 use super::Error;
 use crate::store::{self, Applied, ReadBack, View};
 
 /// Bytes of profiles that wait for more of their partition: few large pieces are looked through faster than many small ones.
-/// As much again is on its way to the view. Little in a debug build, so that the tests and the fault suite see many pieces.
+/// Four pieces at most are on their way to the view beside them. Little in a debug build, so that the tests and the fault suite see many pieces.
 const PENDING_BYTES: usize = if cfg!(debug_assertions) {
     64 << 10
 } else {
     32 << 20
 };
+
+/// Threads that write: while one waits for the disk, another packs. All of a partition's pieces are written by one, in their order.
+const WRITERS: usize = 2;
 
 /// Of a partition so many profiles, and how far it was read with them.
 pub(super) struct Piece {
@@ -23,33 +26,54 @@ pub(super) struct Piece {
     more: bool,
 }
 
-/// Writes pieces until the last one's sender is gone.
-pub(super) fn write(view: &View, pieces: &Receiver<Piece>) -> Result<(), store::Error> {
-    for piece in pieces {
-        view.restore(piece.partition, &piece.read, piece.applied, piece.more)?;
+/// One of the threads that write.
+pub(super) struct Writer {
+    pieces: Receiver<Piece>,
+    emptied: Sender<ReadBack>,
+}
+
+impl Writer {
+    /// Writes pieces until their sender is gone.
+    pub(super) fn run(self, view: &View) -> Result<(), store::Error> {
+        for piece in self.pieces {
+            view.restore(piece.partition, &piece.read, piece.applied, piece.more)?;
+            // Nobody wants it any more behind the last piece.
+            let _ = self.emptied.send(piece.read.emptied());
+        }
+        Ok(())
     }
-    Ok(())
 }
 
 /// What was read and is not on its way yet: of each partition, with the offset that it goes on from.
 pub(super) struct Pending {
-    pieces: SyncSender<Piece>,
+    writers: Vec<SyncSender<Piece>>,
+    /// Memory that was written out of: new memory would be had from the system page by page, and grow by copies.
+    emptied: Receiver<ReadBack>,
     now_ms: i64,
     bytes: usize,
     partitions: BTreeMap<i32, (ReadBack, i64)>,
 }
 
 impl Pending {
-    /// Nothing yet, and where its pieces come out.
-    pub(super) fn new(now_ms: i64) -> (Self, Receiver<Piece>) {
-        let (pieces, out) = sync_channel(0);
+    /// Nothing yet, and who writes its pieces.
+    pub(super) fn new(now_ms: i64) -> (Self, Vec<Writer>) {
+        let (empty, emptied) = channel();
+        let (writers, running) = (0..WRITERS)
+            .map(|_| {
+                // One waits while another is written: the reader hardly ever does.
+                let (writer, pieces) = sync_channel(1);
+                let emptied = empty.clone();
+                (writer, Writer { pieces, emptied })
+            })
+            .unzip();
         let pending = Self {
-            pieces,
+            writers,
+            emptied,
             now_ms,
             bytes: 0,
             partitions: BTreeMap::new(),
         };
-        (pending, out)
+        (pending, running)
     }
 
     /// Where the partition goes on, once all of it is written.
@@ -66,7 +90,8 @@ impl Pending {
         state: Option<(u64, &[u8])>,
         next: i64,
     ) -> Result<(), Error> {
-        let (read, goes_on) = self.partitions.entry(partition).or_default();
+        let room = || (self.emptied.try_recv().unwrap_or_default(), next);
+        let (read, goes_on) = self.partitions.entry(partition).or_insert_with(room);
         let before = read.bytes();
         read.push(user, state);
         *goes_on = next;
@@ -100,6 +125,8 @@ impl Pending {
             more,
         };
         let gone = |_| Error::Thread("nobody writes profiles into the view any more".to_owned());
-        self.pieces.send(piece).map_err(gone)
+        self.writers[partition.unsigned_abs() as usize % WRITERS]
+            .send(piece)
+            .map_err(gone)
     }
 }

@@ -81,11 +81,28 @@ proptest! {
             }
         }
         block.truncate(cut);
-        let sealed = seal(1, b"key", &[&block]);
-        if let Ok(read) = states(b"key", &sealed) {
-            let mut again = Vec::new();
-            read.iter().for_each(|state| append(&mut again, state));
-            prop_assert_eq!(again, block);
+        // As limn wrote it before it compressed blocks, and as it does now.
+        let plain = seal(PLAIN, b"key", &[&block]);
+        let now = sealed(&mut Table::small(), b"key", &block);
+        for sealed in [plain, now] {
+            let opened = opened(b"key", &sealed).unwrap();
+            prop_assert_eq!(&opened[..], &block[..]);
+            if let Ok(read) = states(&opened) {
+                let mut again = Vec::new();
+                read.iter().for_each(|state| append(&mut again, state));
+                prop_assert_eq!(again, &block[..]);
+            }
+        }
+    }
+
+    #[test]
+    fn whatever_is_sealed_as_compressed_is_opened_or_refused_within_its_bounds(
+        bytes in any::<u32>(),
+        lz4 in prop::collection::vec(any::<u8>(), 0..64),
+    ) {
+        let sealed = seal(COMPRESSED, b"key", &[&bytes.to_le_bytes(), &lz4]);
+        if let Ok(opened) = opened(b"key", &sealed) {
+            prop_assert!(opened.len() == bytes as usize && opened.len() <= LZ4_MOST * (lz4.len() + 1));
         }
     }
 
@@ -288,7 +305,7 @@ fn a_run_that_was_cut_off_is_read_and_written_again() {
 fn a_user_with_more_versions_than_a_block_has_room_for_is_found_whole_and_erased_whole() {
     let (database, _folder) = temporary();
     let view = View::new(Arc::clone(&database), 1000);
-    let text = |v: u64| format!("secret {v} {}", "x".repeat(1000));
+    let text = |v: u64| format!("secret {v} {}", "x".repeat(2000));
     let user = |n: u64| format!("user{n}");
     let many = |n: u64| (1..=40).map(move |v| (n, v));
     let all = (0..20).filter(|&n| n != 7).map(|n| (n, 1)).chain(many(7));
@@ -341,9 +358,14 @@ fn a_torn_block_is_an_error_that_keeps_the_user_to_itself() {
     let block = |trees: &Trees| Ok(trees.packed.last()?.unwrap());
     let (key, sealed) = database.with(block).unwrap();
     // Cut off within an entry, but sealed: a length beyond the block's end is no panic either.
-    let short = unseal(1, &key, &sealed).unwrap();
-    for cut in 1..short.len() {
-        assert!(states(&key, &seal(1, &key, &[&short[..cut]])).is_err());
+    let whole = opened(&key, &sealed).unwrap();
+    for cut in 1..whole.len() {
+        assert!(states(&whole[..cut]).is_err(), "cut at {cut}");
+    }
+    for bit in 0..8 * sealed.len() {
+        let mut torn = sealed.to_vec();
+        torn[bit / 8] ^= 1 << (bit % 8);
+        assert!(opened(&key, &torn).is_err(), "bit {bit}");
     }
     database
         .with(|trees| {
@@ -356,4 +378,117 @@ fn a_torn_block_is_an_error_that_keeps_the_user_to_itself() {
         error.contains("torn") && !error.contains("secret-user"),
         "{error}"
     );
+}
+
+/// States of users in their order, with texts that nothing can compress.
+fn noise(users: usize, bytes: usize) -> Vec<(u64, Vec<u8>)> {
+    let mut random = fastrand::Rng::with_seed(7);
+    let mut all: Vec<_> = (0..users)
+        .map(|n| {
+            let state: Vec<u8> = std::iter::repeat_with(|| random.u8(..))
+                .take(bytes)
+                .collect();
+            let (user, mut written) = (name(n), Vec::new());
+            let packed = Packed {
+                user: &user,
+                version: 1,
+                state: &state,
+            };
+            append(&mut written, &packed);
+            (order(user.as_bytes()), written)
+        })
+        .collect();
+    all.sort();
+    all
+}
+
+#[test]
+fn a_run_is_written_about_once_and_not_as_often_as_its_pages_change() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("db");
+    let database = Database::open(&path, 1 << 20).unwrap();
+    let all = noise(8000, 5000);
+    write(&database, 0, all.iter().map(|(o, state)| (*o, &state[..]))).unwrap();
+    database.with(|trees| Ok(trees.db.flush()?)).unwrap();
+    let log = std::fs::metadata(path.join("db")).unwrap().len();
+    let bytes: usize = all.iter().map(|(_, state)| state.len()).sum();
+    assert!(log >= bytes as u64, "{log} bytes of log for {bytes}");
+    assert!(log < bytes as u64 * 3 / 2, "{log} bytes of log for {bytes}");
+}
+
+#[test]
+fn blocks_of_a_folder_of_format_3_are_read_erased_from_and_written_behind() {
+    let (database, _folder) = temporary();
+    let users: Vec<String> = (0..400).map(name).collect();
+    let mut all: Vec<_> = users.iter().map(|u| (order(u.as_bytes()), u)).collect();
+    all.sort();
+    // As they were written then: plain, one value for each.
+    database
+        .with(|trees| {
+            for some in all.chunks(50) {
+                let mut block = Vec::new();
+                for (_, user) in some {
+                    let (version, state) = (1, &b"of then"[..]);
+                    let packed = Packed {
+                        user,
+                        version,
+                        state,
+                    };
+                    append(&mut block, &packed);
+                }
+                let key = block_key(0, 0, some[0].0, 0);
+                trees.packed.insert(&key, seal(PLAIN, &key, &[&block]))?;
+            }
+            trees.runs.lock().unwrap().insert(0, 1);
+            Ok(())
+        })
+        .unwrap();
+    let view = View::new(Arc::clone(&database), 0);
+    restore(
+        &view,
+        0,
+        [change(0, &users[3], Some((2, "of now".to_owned())))],
+    );
+    apply(&view, vec![change(0, &users[5], None)]);
+    for (n, user) in users.iter().enumerate() {
+        let expected = match n {
+            3 => Some(&b"of now"[..]),
+            5 => None,
+            _ => Some(&b"of then"[..]),
+        };
+        assert_eq!(view.get(0, user).unwrap().as_deref(), expected, "{user}");
+    }
+    assert_eq!(view.states(0).map(Result::unwrap).count(), users.len() - 1);
+}
+
+#[test]
+fn places_that_a_crash_has_left_without_their_blocks_are_passed_over() {
+    let (database, folder) = temporary();
+    let all = noise(400, 200);
+    database
+        .with(|trees| {
+            for (n, (first, _)) in all.iter().step_by(80).enumerate() {
+                let n = u32::try_from(n).unwrap();
+                trees.packed.insert(block_key(0, 0, *first, n), &[])?;
+            }
+            Ok(())
+        })
+        .unwrap();
+    drop(database);
+    let database = Arc::new(Database::open(&folder.path().join("db"), 1 << 20).unwrap());
+    let view = View::new(Arc::clone(&database), 0);
+    assert_eq!(view.get(0, &name(3)).unwrap(), None);
+    assert_eq!(view.states(0).count(), 0);
+    let changes = (0..400).map(|n| change(0, &name(n), Some((1, format!("of {n}")))));
+    restore(&view, 0, changes);
+    assert_eq!(
+        database.with(|trees| Ok(count(trees, 0))).unwrap(),
+        2,
+        "runs"
+    );
+    for n in 0..400 {
+        let expected = Some(format!("of {n}").into_bytes());
+        assert_eq!(view.get(0, &name(n)).unwrap(), expected);
+    }
+    assert_eq!(view.states(0).map(Result::unwrap).count(), 400);
 }

@@ -17,61 +17,81 @@ const PACKED_FROM: usize = if cfg!(debug_assertions) {
 /// Records that are copied at once where they are not packed.
 const AT_ONCE: usize = 4096;
 
+/// From so many bytes on there is room made for this many more at once: memory grows by copying, and is had from the system when
+/// it is written to only.
+const ROOM: usize = 16 << 20;
+const ROOM_FROM: usize = 1 << 20;
+
 /// What was read back of a partition's profiles, in the order of the topic. A restore reads millions: they stand in one piece
 /// of memory, each as its block will have it.
 #[derive(Debug, Default)]
 pub struct ReadBack {
     bytes: Vec<u8>,
-    records: Vec<Record>,
-}
-
-#[derive(Debug, Clone, Copy)]
-struct Record {
-    /// Where it stands.
-    begin: usize,
-    end: usize,
-    /// Bytes of its user.
-    user: usize,
-    /// `None` erases the user.
-    version: Option<u64>,
+    /// Where each begins.
+    begins: Vec<usize>,
+    /// Which of them erase their user; ascending.
+    erasing: Vec<usize>,
 }
 
 impl ReadBack {
     /// Takes one more: a user, at most 512 bytes, with version and encoded state; `None` erases the user with all versions.
     pub fn push(&mut self, user: &str, state: Option<(u64, &[u8])>) {
-        let begin = self.bytes.len();
-        let (version, bytes) = state.unwrap_or_default();
+        if state.is_none() {
+            self.erasing.push(self.begins.len());
+        }
+        let (version, state) = state.unwrap_or_default();
         let packed = Packed {
             user,
             version,
-            state: bytes,
+            state,
         };
+        let begin = self.bytes.len();
+        if (ROOM_FROM..ROOM).contains(&begin) && self.bytes.capacity() < ROOM {
+            self.bytes.reserve_exact(ROOM);
+        }
         packed::append(&mut self.bytes, &packed);
-        self.records.push(Record {
-            begin,
-            end: self.bytes.len(),
-            user: user.len(),
-            version: state.map(|_| version),
-        });
+        self.begins.push(begin);
     }
 
-    /// What it takes of the memory.
+    /// Bytes of its records.
     #[must_use]
     pub fn bytes(&self) -> usize {
-        self.bytes.capacity() + self.records.capacity() * size_of::<Record>()
+        self.bytes.len() + self.begins.len() * size_of::<usize>()
     }
 
-    fn user(&self, record: &Record) -> &[u8] {
-        &self.bytes[record.begin + packed::LENGTH..][..record.user]
+    /// Nothing, in the memory that this one had.
+    #[must_use]
+    pub fn emptied(mut self) -> Self {
+        self.bytes.clear();
+        self.begins.clear();
+        self.erasing.clear();
+        self
     }
 
-    fn change(&self, partition: i32, record: &Record) -> Change {
+    /// A record as its block will have it.
+    fn record(&self, at: usize) -> &[u8] {
+        let end = self.begins.get(at + 1).copied();
+        &self.bytes[self.begins[at]..end.unwrap_or(self.bytes.len())]
+    }
+
+    fn user(&self, at: usize) -> &[u8] {
+        packed::user(self.record(at))
+    }
+
+    /// `None` erases the user.
+    fn version(&self, at: usize) -> Option<u64> {
+        let erases = self.erasing.binary_search(&at).is_ok();
+        (!erases).then(|| packed::version(self.record(at)))
+    }
+
+    fn change(&self, partition: i32, at: usize) -> Change {
+        let (record, user) = (self.record(at), self.user(at));
         Change {
             partition,
-            user: String::from_utf8_lossy(self.user(record)).into(),
-            state: record.version.map(|version| {
-                let state = record.begin + packed::BESIDE + record.user;
-                (version, self.bytes[state..record.end].to_vec())
+            user: String::from_utf8_lossy(user).into(),
+            state: self.version(at).map(|version| {
+                let state = packed::BESIDE + user.len();
+                (version, record[state..].to_vec())
             }),
         }
     }
@@ -116,8 +136,10 @@ impl View {
         if much && first()? {
             self.pack(partition, read)?;
         } else {
-            for some in read.records.chunks(AT_ONCE) {
-                let changes = some.iter().map(|record| read.change(partition, record));
+            let all = 0..read.begins.len();
+            for first in all.step_by(AT_ONCE) {
+                let some = first..read.begins.len().min(first + AT_ONCE);
+                let changes = some.map(|at| read.change(partition, at));
                 self.apply(&ViewBatch {
                     changes: changes.collect(),
                     ..ViewBatch::default()
@@ -132,39 +154,46 @@ impl View {
 
     /// Writes what was read back of a partition packed.
     fn pack(&self, partition: i32, read: &ReadBack) -> Result<(), Error> {
-        let record = |at: u32| &read.records[at as usize];
-        let user = |at: u32| read.user(record(at));
-        let mut order: Vec<(u64, u32)> = (0..)
-            .zip(&read.records)
-            .map(|(at, record)| (packed::order(read.user(record)), at))
+        let mut order: Vec<(u64, usize)> = (0..read.begins.len())
+            .map(|at| (packed::order(read.user(at)), at))
             .collect();
         order.sort_unstable_by(|&(a, at), &(b, behind)| {
             // Users of one hash apart, those of one user as they were read.
-            let users = || (user(at), at).cmp(&(user(behind), behind));
+            let users = || (read.user(at), at).cmp(&(read.user(behind), behind));
             a.cmp(&b).then_with(users)
         });
-        let mut kept: Vec<(u64, u32)> = Vec::with_capacity(order.len());
+        let mut kept: Vec<(u64, usize)> = Vec::with_capacity(order.len());
         let mut erased = BTreeSet::new();
-        for same in order.chunk_by(|&(a, at), &(b, behind)| a == b && user(at) == user(behind)) {
+        let one = |&(a, at): &(u64, usize), &(b, behind): &(u64, usize)| {
+            a == b && read.user(at) == read.user(behind)
+        };
+        for same in order.chunk_by(one) {
+            // Nearly all of a restore: nothing of it is looked at before it is copied.
+            if let &[only] = same
+                && read.erasing.is_empty()
+            {
+                kept.push(only);
+                continue;
+            }
             let begin = kept.len();
             for &(order, at) in same {
-                let version = record(at).version;
+                let version = read.version(at);
                 if version.is_none() {
                     kept.truncate(begin);
-                    erased.insert(user(at));
+                    erased.insert(read.user(at));
                     continue;
                 }
                 // Read twice: the later one counts.
-                let same = |&(_, before): &(u64, u32)| record(before).version == version;
+                let same = |&(_, before): &(u64, usize)| read.version(before) == version;
                 if kept[begin..].last().is_some_and(same) {
                     kept.pop();
                 }
                 kept.push((order, at));
             }
-            if let Some(&(_, last)) = kept[begin..].last() {
-                let oldest = record(last).version.map(|v| v.saturating_sub(self.history));
+            if let [_, .., (_, last)] = kept[begin..] {
+                let oldest = read.version(last).map(|v| v.saturating_sub(self.history));
                 let all = kept[begin..].iter();
-                let older = all.take_while(|&&(_, at)| record(at).version < oldest);
+                let older = all.take_while(|&&(_, at)| read.version(at) < oldest);
                 let older = older.count();
                 kept.drain(begin..begin + older);
             }
@@ -172,10 +201,7 @@ impl View {
         for user in erased {
             packed::erase(&self.database, partition, &String::from_utf8_lossy(user))?;
         }
-        let states = kept.iter().map(|&(order, at)| {
-            let Record { begin, end, .. } = *record(at);
-            (order, &read.bytes[begin..end])
-        });
+        let states = kept.iter().map(|&(order, at)| (order, read.record(at)));
         packed::write(&self.database, partition, states)
     }
 }
