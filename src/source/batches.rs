@@ -13,10 +13,13 @@ use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 
+use super::kafka::passes;
 use crate::event::Header;
 
 /// Records that are taken at once.
 const AT_ONCE: usize = 1000;
+/// Events that are served at once.
+const EVENTS: usize = 16;
 
 /// A queue of librdkafka's.
 struct Queue(NonNull<native::rd_kafka_queue_t>);
@@ -40,7 +43,8 @@ impl Drop for Queue {
 
 /// A consumer without a group whose records come in batches.
 pub(super) struct Batches {
-    /// Where the partitions' records come out, and what goes wrong with one; all else comes out of the consumer's own.
+    /// Where the partitions' records come out, and what goes wrong with reading one; all else comes out of the consumer's own.
+    /// That a topic or a partition is no more librdkafka only logs here: [`super::edges::silent`] finds it.
     queue: Queue,
     consumer: BaseConsumer,
 }
@@ -89,9 +93,17 @@ impl Batches {
         batch
     }
 
-    /// What has gone wrong with no partition by itself, if anything has.
-    pub(super) fn fault(&self) -> Option<KafkaError> {
-        self.consumer.poll(Duration::ZERO)?.err()
+    /// Serves the consumer's own queue, with what librdkafka logs, and tells what has gone wrong beside the partitions, if
+    /// anything has: what does not pass by itself goes before what does.
+    pub(super) fn serve(&self) -> Option<KafkaError> {
+        let events = (0..EVENTS).filter_map(|_| self.consumer.poll(Duration::ZERO));
+        // Records come out of the other queue only.
+        let faults = events.filter_map(Result::err);
+        faults.max_by_key(|fault| !passes(fault))
+    }
+
+    pub(super) fn consumer(&self) -> &BaseConsumer {
+        &self.consumer
     }
 
     /// The consumer, which reads no more.

@@ -15,7 +15,7 @@ use super::restore::{client, count};
 pub(super) type Place<'a> = (&'a str, i32);
 
 /// How long one question may take before it is looked whether the answer is still wanted.
-const SLICE: Duration = Duration::from_secs(2);
+pub(super) const SLICE: Duration = Duration::from_secs(2);
 /// How long it is waited between two questions for the same …
 const PAUSE: Duration = Duration::from_millis(20);
 /// … and where the first has failed.
@@ -184,20 +184,39 @@ impl<'a> Asking<'a> {
             }
             match edges(client, places, edge, SLICE) {
                 Err(error) if passes(&error) && Instant::now() <= self.until => {
-                    // A leader that the client takes to be missing it does not look for by itself.
-                    let topics: BTreeSet<&str> = places.iter().map(|&(topic, _)| topic).collect();
-                    for topic in topics {
-                        if let Err(missing @ Error::MissingTopic { .. }) =
-                            count(client, topic, SLICE)
-                        {
-                            return Err(missing);
-                        }
-                    }
+                    missing(client, places)?;
                     std::thread::sleep(FAILED);
                 }
                 answer => return answer.map_err(Error::kafka(asking(places))),
             }
         }
+    }
+}
+
+/// Looks for the topics of partitions that do not answer. A leader that the client takes to be missing it does not look for by
+/// itself.
+///
+/// # Errors
+/// [`Error::MissingTopic`]; where the brokers do not answer this either, nothing.
+fn missing(client: &BaseConsumer, places: &[Place<'_>]) -> Result<(), Error> {
+    let topics: BTreeSet<&str> = places.iter().map(|&(topic, _)| topic).collect();
+    for topic in topics {
+        if let Err(missing @ Error::MissingTopic { .. }) = count(client, topic, SLICE) {
+            return Err(missing);
+        }
+    }
+    Ok(())
+}
+
+/// Looks for what keeps partitions from being read that nothing is heard of.
+///
+/// # Errors
+/// What is not over by itself: a topic or a partition that is no more, or is not allowed.
+pub(super) fn silent(client: &BaseConsumer, places: &[Place<'_>]) -> Result<(), Error> {
+    match edges(client, places, Offset::End, SLICE) {
+        Ok(_) => Ok(()),
+        Err(error) if passes(&error) => missing(client, places),
+        Err(error) => Err(Error::kafka(asking(places))(error)),
     }
 }
 

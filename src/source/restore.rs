@@ -12,7 +12,7 @@ use rdkafka::types::RDKafkaRespErr;
 
 use super::Error;
 use super::batches::{Batches, Message};
-use super::edges::{Asking, Place, close};
+use super::edges::{self, Asking, Place, SLICE, close};
 use super::kafka::passes;
 use super::record::Copies;
 use crate::event::Record;
@@ -142,6 +142,9 @@ pub fn restore<E: From<Error>>(
 /// and some brokers are busy all the same.
 const AT_ONCE: usize = 8;
 
+/// How long one look for records waits, and how often what comes beside them is served while they flow.
+const SERVE: Duration = Duration::from_millis(100);
+
 /// A partition that has something to read.
 struct Open<'a> {
     topic: &'a str,
@@ -173,9 +176,12 @@ fn read_some<E: From<Error>>(
     let (mut last, mut at) = (None, 0);
     // Since when nothing was heard. The clock is not looked at for each record.
     let mut silent: Option<Instant> = None;
+    // How long it was then, when it was last looked for the reason.
+    let mut looked = Duration::ZERO;
+    let mut served = Instant::now();
     while some.iter().any(|open| open.reading) {
         stop_if(cancelled)?;
-        let batch = reader.next(Duration::from_millis(100));
+        let batch = reader.next(SERVE);
         let mut heard = false;
         let mut fault = None;
         for message in batch.iter() {
@@ -209,9 +215,10 @@ fn read_some<E: From<Error>>(
                     })?;
                     open.next = offset + 1;
                 }
-                // The stable offset was at the end asked for before this consumer fetched anything, so the end of the
-                // partition, as it sees it, lies there or behind. What is committed meanwhile is of no former owner.
-                Some(RDKafkaErrorCode::PartitionEOF) => open.reading = false,
+                // The stable offset was at the end asked for before this consumer fetched anything, so it gets there. An end
+                // before is that of a replica which lags behind. What is committed meanwhile is of no former owner.
+                Some(RDKafkaErrorCode::PartitionEOF) if offset >= open.end => open.reading = false,
+                Some(RDKafkaErrorCode::PartitionEOF) => {}
                 Some(code) => {
                     // One that does not pass stays.
                     fault = fault
@@ -221,18 +228,28 @@ fn read_some<E: From<Error>>(
             }
         }
         drop(batch);
-        if heard {
-            silent = None;
-        } else {
-            fault = fault.or_else(|| reader.fault());
+        if !heard || served.elapsed() > SERVE {
+            let beside = fault.into_iter().chain(reader.serve());
+            fault = beside.max_by_key(|fault| !passes(fault));
+            served = Instant::now();
         }
-        let mut outlasted = || !heard && silence(&mut silent) > wait;
+        if !some.iter().any(|open| open.reading) {
+            break;
+        }
+        if heard {
+            (silent, looked) = (None, Duration::ZERO);
+        }
+        let silent_for = if heard {
+            Duration::ZERO
+        } else {
+            silence(&mut silent)
+        };
         match fault {
             // One broker of several may be away; the others say where its partitions are led now.
-            Some(error) if !passes(&error) || outlasted() => {
+            Some(error) if !passes(&error) || silent_for > wait => {
                 return Err(Error::kafka(doing(some))(error).into());
             }
-            None if outlasted() => {
+            None if silent_for > wait => {
                 return Err(Error::Kafka {
                     doing: doing(some),
                     reason: format!("no answer for {wait:?}"),
@@ -240,6 +257,12 @@ fn read_some<E: From<Error>>(
                 .into());
             }
             _ => {}
+        }
+        if silent_for > looked + SLICE {
+            let reading = some.iter().filter(|open| open.reading);
+            let places: Vec<Place<'_>> = reading.map(|open| (open.topic, open.partition)).collect();
+            edges::silent(reader.consumer(), &places)?;
+            looked = silence(&mut silent);
         }
     }
     Ok(())

@@ -185,7 +185,7 @@ impl Blocks<'_> {
 
     /// Writes what is full. sled writes a page anew behind each tenth change of it, with up to sixteen values in it, and when it
     /// is split: in the order of their keys blocks would be written three to four times. So first their places are
-    /// written, which makes the pages, of eight each; then each page takes its blocks and none is written twice.
+    /// written, which makes the pages, of eight each; then each page takes its blocks, and hardly one is written twice.
     fn write(&mut self) -> Result<(), Error> {
         let full = std::mem::take(&mut self.full);
         self.database
@@ -257,7 +257,7 @@ const LZ4_MOST: usize = 255;
 fn opened<'a>(key: &[u8], sealed: &'a [u8]) -> Result<Cow<'a, [u8]>, Error> {
     let torn = || Error::Torn("a block of packed states does not match its checksum".to_owned());
     match sealed.first() {
-        // Its place only ([`Blocks::write`]).
+        // Its place only ([`Blocks::write`]): a crash came between. Behind a position that was applied there is none.
         None => Ok(Cow::Borrowed(&[])),
         Some(&PLAIN) => unseal(PLAIN, key, sealed)
             .map(Cow::Borrowed)

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::AtomicBool;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use limn::source::{Error, Wanted, restore};
 use rdkafka::message::{Header, OwnedHeaders};
@@ -225,4 +225,41 @@ fn a_restore_ends_with_the_error_of_who_takes_its_records() {
     });
     assert!(refused.unwrap_err().to_string().contains("no more"));
     assert_eq!(taken, 1);
+}
+
+#[test]
+fn a_topic_that_is_deleted_while_it_is_read_back_is_named_before_the_time_is_over() {
+    let broker = shared();
+    let topic = unique("back");
+    broker.create_topic(&topic, 1, &[]);
+    let long = "x".repeat(500);
+    let records: Vec<(&str, &str)> = (0..2000).map(|_| ("ann", long.as_str())).collect();
+    broker.produce_all(&topic, 0, &records);
+    // Small fetches: most of it is still with the broker when the topic goes.
+    let properties = [
+        ("bootstrap.servers".to_owned(), broker.servers()),
+        ("fetch.message.max.bytes".to_owned(), "1000".to_owned()),
+        ("queued.min.messages".to_owned(), "1".to_owned()),
+    ];
+    let wanted = Wanted {
+        topic: topic.clone(),
+        partition: 0,
+        from: 0,
+    };
+    let never = AtomicBool::new(false);
+    let (mut deleted, began) = (false, Instant::now());
+    let wait = Duration::from_secs(120);
+    let read = restore::<Error>(&properties, "limn", &[wanted], wait, &never, |_| {
+        if !deleted {
+            broker.delete_topics(&[&topic]);
+            deleted = true;
+        }
+        Ok(())
+    });
+    let said = read.unwrap_err().to_string();
+    assert!(
+        said.contains(&topic) && !said.contains("no answer"),
+        "{said}"
+    );
+    assert!(began.elapsed() < wait / 2, "{:?}", began.elapsed());
 }

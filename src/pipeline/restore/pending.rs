@@ -1,4 +1,4 @@
-//! Profiles that were read back, on their way from the thread that reads them to the one that writes them into the view.
+//! Profiles that were read back, on their way from the thread that reads them to those that write them into the view.
 
 use std::collections::BTreeMap;
 use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
@@ -7,12 +7,16 @@ use super::Error;
 use crate::store::{self, Applied, ReadBack, View};
 
 /// Bytes of profiles that wait for more of their partition: few large pieces are looked through faster than many small ones.
-/// Four pieces at most are on their way to the view beside them. Little in a debug build, so that the tests and the fault suite see many pieces.
+/// Five pieces at most are on their way to the view beside them. Little in a debug build, so that the tests and the fault suite see many pieces.
 const PENDING_BYTES: usize = if cfg!(debug_assertions) {
     64 << 10
 } else {
     32 << 20
 };
+
+/// So many partitions at most have something that waits: a few are read at a time, and what is left of the others holds memory that
+/// was made for more.
+const PARTITIONS: usize = 16;
 
 /// Threads that write: while one waits for the disk, another packs. All of a partition's pieces are written by one, in their order.
 const WRITERS: usize = 2;
@@ -90,6 +94,9 @@ impl Pending {
         state: Option<(u64, &[u8])>,
         next: i64,
     ) -> Result<(), Error> {
+        if self.partitions.len() >= PARTITIONS && !self.partitions.contains_key(&partition) {
+            self.send_each()?;
+        }
         let room = || (self.emptied.try_recv().unwrap_or_default(), next);
         let (read, goes_on) = self.partitions.entry(partition).or_insert_with(room);
         let before = read.bytes();
@@ -108,6 +115,11 @@ impl Pending {
 
     /// Sends all that waits.
     pub(super) fn send_all(mut self) -> Result<(), Error> {
+        self.send_each()
+    }
+
+    fn send_each(&mut self) -> Result<(), Error> {
+        self.bytes = 0;
         for (partition, (read, next)) in std::mem::take(&mut self.partitions) {
             self.send(partition, read, next, false)?;
         }
