@@ -7,7 +7,8 @@ use super::Error;
 use crate::store::{self, Applied, ReadBack, View};
 
 /// Bytes of profiles that wait for more of their partition: few large pieces are looked through faster than many small ones.
-/// Five pieces at most are on their way to the view beside them. Little in a debug build, so that the tests and the fault suite see many pieces.
+/// Five pieces at most are on their way to the view beside them. Little in a debug build, so that the tests and the fault suite
+/// see many pieces.
 const PENDING_BYTES: usize = if cfg!(debug_assertions) {
     64 << 10
 } else {
@@ -51,6 +52,8 @@ impl Writer {
 /// What was read and is not on its way yet: of each partition, with the offset that it goes on from.
 pub(super) struct Pending {
     writers: Vec<SyncSender<Piece>>,
+    /// Which of them writes a partition: in turn, as the partitions of an instance may well be every second one.
+    writer: BTreeMap<i32, usize>,
     /// Memory that was written out of: new memory would be had from the system page by page, and grow by copies.
     emptied: Receiver<ReadBack>,
     now_ms: i64,
@@ -72,6 +75,7 @@ impl Pending {
             .unzip();
         let pending = Self {
             writers,
+            writer: BTreeMap::new(),
             emptied,
             now_ms,
             bytes: 0,
@@ -126,7 +130,7 @@ impl Pending {
         Ok(())
     }
 
-    fn send(&self, partition: i32, read: ReadBack, next: i64, more: bool) -> Result<(), Error> {
+    fn send(&mut self, partition: i32, read: ReadBack, next: i64, more: bool) -> Result<(), Error> {
         let piece = Piece {
             partition,
             read,
@@ -137,8 +141,8 @@ impl Pending {
             more,
         };
         let gone = |_| Error::Thread("nobody writes profiles into the view any more".to_owned());
-        self.writers[partition.unsigned_abs() as usize % WRITERS]
-            .send(piece)
-            .map_err(gone)
+        let turn = self.writer.len() % WRITERS;
+        let writer = *self.writer.entry(partition).or_insert(turn);
+        self.writers[writer].send(piece).map_err(gone)
     }
 }
