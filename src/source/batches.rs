@@ -98,8 +98,7 @@ impl Batches {
     pub(super) fn serve(&self) -> Option<KafkaError> {
         let events = (0..EVENTS).filter_map(|_| self.consumer.poll(Duration::ZERO));
         // Records come out of the other queue only.
-        let faults = events.filter_map(Result::err);
-        faults.max_by_key(|fault| !passes(fault))
+        events.map(Result::err).fold(None, worse)
     }
 
     pub(super) fn consumer(&self) -> &BaseConsumer {
@@ -110,6 +109,13 @@ impl Batches {
     pub(super) fn end(self) -> BaseConsumer {
         self.consumer
     }
+}
+
+/// Of two faults the one to tell: what does not pass by itself, else the later.
+pub(super) fn worse(one: Option<KafkaError>, other: Option<KafkaError>) -> Option<KafkaError> {
+    one.into_iter()
+        .chain(other)
+        .max_by_key(|fault| !passes(fault))
 }
 
 /// Records that librdkafka holds as long as this lives.

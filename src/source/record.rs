@@ -5,7 +5,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use bytes::{Bytes, BytesMut};
 use rdkafka::message::{BorrowedMessage, Headers, Message as _};
 
-use crate::event::Record;
+use crate::event::{Header, Record};
 
 /// Kafka's timestamp; 0 and less are unset.
 pub(super) fn timestamp_ms(message: &BorrowedMessage<'_>) -> Option<i64> {
@@ -20,7 +20,21 @@ impl Copies {
     /// A piece of memory; a record larger than this has one of its own.
     const PIECE: usize = 64 << 10;
 
-    pub(super) fn copy(&mut self, bytes: &[u8]) -> Bytes {
+    /// A record of its own.
+    pub(super) fn record(
+        &mut self,
+        key: Option<&[u8]>,
+        value: Option<&[u8]>,
+        headers: Box<[Header]>,
+    ) -> Record {
+        Record {
+            key: key.map(|key| self.copy(key)),
+            value: value.map(|value| self.copy(value)),
+            headers,
+        }
+    }
+
+    fn copy(&mut self, bytes: &[u8]) -> Bytes {
         if self.0.capacity() < bytes.len() {
             self.0 = BytesMut::with_capacity(bytes.len().max(Self::PIECE));
         }
@@ -42,9 +56,5 @@ pub(super) fn record(message: &BorrowedMessage<'_>, copies: &mut Copies) -> Reco
         })
     }))
     .unwrap_or_else(|_| vec![("limn-headers".into(), Some(b"unreadable"[..].into()))]);
-    Record {
-        key: message.key().map(|key| copies.copy(key)),
-        value: message.payload().map(|value| copies.copy(value)),
-        headers: headers.into(),
-    }
+    copies.record(message.key(), message.payload(), headers.into())
 }

@@ -11,7 +11,7 @@ use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use rdkafka::types::RDKafkaRespErr;
 
 use super::Error;
-use super::batches::{Batches, Message};
+use super::batches::{Batches, Message, worse};
 use super::edges::{self, Asking, Place, SLICE, close};
 use super::kafka::passes;
 use super::record::Copies;
@@ -71,11 +71,8 @@ impl<'a> Back<'a> {
     /// A copy of it, with its headers.
     #[must_use]
     pub fn record(&mut self) -> Record {
-        Record {
-            key: self.key().map(|key| self.copies.copy(key)),
-            value: self.value().map(|value| self.copies.copy(value)),
-            headers: self.message.headers(),
-        }
+        let (key, value) = (self.key(), self.value());
+        self.copies.record(key, value, self.message.headers())
     }
 }
 
@@ -179,7 +176,7 @@ fn read_some<E: From<Error>>(
     // How long it was then, when it was last looked for the reason.
     let mut looked = Duration::ZERO;
     let mut served = Instant::now();
-    while some.iter().any(|open| open.reading) {
+    loop {
         stop_if(cancelled)?;
         let batch = reader.next(SERVE);
         let mut heard = false;
@@ -219,22 +216,16 @@ fn read_some<E: From<Error>>(
                 // before is that of a replica which lags behind. What is committed meanwhile is of no former owner.
                 Some(RDKafkaErrorCode::PartitionEOF) if offset >= open.end => open.reading = false,
                 Some(RDKafkaErrorCode::PartitionEOF) => {}
-                Some(code) => {
-                    // One that does not pass stays.
-                    fault = fault
-                        .filter(|fault| !passes(fault))
-                        .or(Some(KafkaError::MessageConsumption(code)));
-                }
+                Some(code) => fault = worse(fault, Some(KafkaError::MessageConsumption(code))),
             }
         }
         drop(batch);
         if !heard || served.elapsed() > SERVE {
-            let beside = fault.into_iter().chain(reader.serve());
-            fault = beside.max_by_key(|fault| !passes(fault));
+            fault = worse(fault, reader.serve());
             served = Instant::now();
         }
         if !some.iter().any(|open| open.reading) {
-            break;
+            return Ok(());
         }
         if heard {
             (silent, looked) = (None, Duration::ZERO);
@@ -265,7 +256,6 @@ fn read_some<E: From<Error>>(
             looked = silence(&mut silent);
         }
     }
-    Ok(())
 }
 
 /// How long nothing was heard, from now on if not before.
