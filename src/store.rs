@@ -11,7 +11,7 @@ mod tests;
 mod view;
 
 pub use journal::Journal;
-pub use view::{Applied, Change, ReadBack, View, ViewBatch};
+pub use view::{Applied, Change, ReadBack, Restoring, View, ViewBatch};
 
 use std::fs::{self, File, TryLockError};
 use std::io;
@@ -22,8 +22,8 @@ use database::Database;
 
 /// Version of the folder's layout. A newer one is refused by name; an older one is read, and is of this one from then on: what
 /// is written into it an older limn would take for damage, or not find. 2: a current state goes with its version. 3: what is read back in
-/// great number is packed. 4: and compressed.
-const FORMAT: u32 = 4;
+/// great number is packed. 4: and compressed. 5: and found by an index.
+const FORMAT: u32 = 5;
 
 const FORMAT_FILE: &str = "format";
 const LOCK_FILE: &str = "lock";

@@ -33,9 +33,9 @@ pub(super) struct Trees {
     pub(super) db: sled::Db,
     pub(super) view: sled::Tree,
     pub(super) journal: sled::Tree,
-    /// What was read back in great number (`packed.rs`), and how many runs of it each partition has.
+    /// What was read back in great number (`packed.rs`), and which runs of it each partition has.
     pub(super) packed: sled::Tree,
-    pub(super) runs: Mutex<BTreeMap<i32, u32>>,
+    pub(super) runs: Mutex<BTreeMap<i32, packed::Runs>>,
     /// The journal's numbers in use: from the oldest entry to the one before the end.
     pub(super) numbers: Mutex<Range<u64>>,
     /// Bytes of a segment of its log.

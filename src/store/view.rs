@@ -1,7 +1,7 @@
 //! The profiles of the partitions that this instance owns, or owned: current states and the versions before them.
 
 mod restore;
-pub use restore::ReadBack;
+pub use restore::{ReadBack, Restoring};
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
@@ -94,11 +94,11 @@ impl View {
                 _ => history_key(partition, user, u64::MAX),
             };
             // Packed ones stay where they are when they grow too old, and when the current one was packed it is among them.
-            let mut kept = packed::versions(trees, partition, user)?;
-            if let Some((Some(version), _)) = &current {
-                kept.retain(|old, _| {
-                    (version.saturating_sub(self.history)..*version).contains(old)
-                });
+            let version = current.as_ref().and_then(|(version, _)| *version);
+            let least = version.map_or(0, |version| version.saturating_sub(self.history));
+            let mut kept = packed::versions(trees, partition, user, least)?;
+            if let Some(version) = version {
+                kept.retain(|old, _| *old < version);
             }
             for entry in trees.view.range(history_prefix(partition, user)..end) {
                 let (key, sealed) = entry?;
@@ -439,7 +439,7 @@ fn current(trees: &Trees, partition: i32, user: &str) -> Result<Option<Current>,
         return unseal_current(&key, &sealed).map(Some);
     }
     let packed = packed::newest(trees, partition, user)?;
-    Ok(packed.map(|(_, version, state)| (Some(version), state)))
+    Ok(packed.map(|(version, state)| (Some(version), state)))
 }
 
 /// Where reading every current state goes on: among those that are written by themselves, or the packed ones.

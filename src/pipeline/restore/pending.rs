@@ -1,22 +1,26 @@
 //! Profiles that were read back, on their way from the thread that reads them to those that write them into the view.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
+use std::mem;
 use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
 
 use super::Error;
-use crate::store::{self, Applied, ReadBack, View};
+use crate::store::{self, Applied, ReadBack, Restoring, View};
 
-/// Bytes of profiles that wait for more of their partition: few large pieces are looked through faster than many small ones.
-/// Five pieces at most are on their way to the view beside them. Little in a debug build, so that the tests and the fault suite
-/// see many pieces.
-const PENDING_BYTES: usize = if cfg!(debug_assertions) {
-    64 << 10
+/// Bytes of a partition's profiles that go to the view together: so few that a processor's cache still holds them. Little in a debug
+/// build, so that the tests and the fault suite see many pieces.
+const PIECE_BYTES: usize = if cfg!(debug_assertions) {
+    24 << 10
 } else {
-    32 << 20
+    256 << 10
 };
 
-/// So many partitions at most have something that waits: a few are read at a time, and what is left of the others holds memory that
-/// was made for more.
+/// Pieces that wait for each of those who write: the reader hardly ever waits.
+const WAITING: usize = 8;
+
+/// So many partitions at most have something that waits, or a run that was begun: more than are read at a time
+/// (`source::restore`).
 const PARTITIONS: usize = 16;
 
 /// Threads that write: while one waits for the disk, another packs. All of a partition's pieces are written by one, in their order.
@@ -40,8 +44,14 @@ pub(super) struct Writer {
 impl Writer {
     /// Writes pieces until their sender is gone.
     pub(super) fn run(self, view: &View) -> Result<(), store::Error> {
+        let mut restoring: BTreeMap<i32, Restoring<'_>> = BTreeMap::new();
         for piece in self.pieces {
-            view.restore(piece.partition, &piece.read, piece.applied, piece.more)?;
+            let partition = piece.partition;
+            let of = match restoring.entry(partition) {
+                Entry::Occupied(of) => of.into_mut(),
+                Entry::Vacant(of) => of.insert(view.restoring(partition)?),
+            };
+            of.take(&piece.read, piece.applied, piece.more)?;
             // Nobody wants it any more behind the last piece.
             let _ = self.emptied.send(piece.read.emptied());
         }
@@ -57,8 +67,19 @@ pub(super) struct Pending {
     /// Memory that was written out of: new memory would be had from the system page by page, and grow by copies.
     emptied: Receiver<ReadBack>,
     now_ms: i64,
-    bytes: usize,
-    partitions: BTreeMap<i32, (ReadBack, i64)>,
+    partitions: BTreeMap<i32, Waiting>,
+    /// Records that were taken.
+    taken: u64,
+}
+
+/// What waits of a partition.
+#[derive(Default)]
+struct Waiting {
+    read: ReadBack,
+    /// Where it goes on.
+    next: i64,
+    /// How many records had been taken with its last one.
+    last: u64,
 }
 
 impl Pending {
@@ -67,8 +88,7 @@ impl Pending {
         let (empty, emptied) = channel();
         let (writers, running) = (0..WRITERS)
             .map(|_| {
-                // One waits while another is written: the reader hardly ever does.
-                let (writer, pieces) = sync_channel(1);
+                let (writer, pieces) = sync_channel(WAITING);
                 let emptied = empty.clone();
                 (writer, Writer { pieces, emptied })
             })
@@ -78,19 +98,19 @@ impl Pending {
             writer: BTreeMap::new(),
             emptied,
             now_ms,
-            bytes: 0,
             partitions: BTreeMap::new(),
+            taken: 0,
         };
         (pending, running)
     }
 
     /// Where the partition goes on, once all of it is written.
     pub(super) fn ends_at(&mut self, partition: i32, next: i64) {
-        self.partitions.entry(partition).or_default().1 = next;
+        self.partitions.entry(partition).or_default().next = next;
     }
 
-    /// Takes one more record of a partition, as [`ReadBack::push`] does, and the offset behind it; where much waits, some of it
-    /// is sent on its way.
+    /// Takes one more record of a partition, as [`ReadBack::push`] does, and the offset behind it; where much of the partition waits,
+    /// it is sent on its way.
     pub(super) fn push(
         &mut self,
         partition: i32,
@@ -99,33 +119,34 @@ impl Pending {
         next: i64,
     ) -> Result<(), Error> {
         if self.partitions.len() >= PARTITIONS && !self.partitions.contains_key(&partition) {
-            self.send_each()?;
+            // More than are read at a time, so nothing has to be read any more of the one that rests for longest.
+            let rests = self.partitions.iter().min_by_key(|(_, of)| of.last);
+            if let Some((&rests, _)) = rests {
+                let of = self.partitions.remove(&rests).unwrap_or_default();
+                self.send(rests, of.read, of.next, false)?;
+            }
         }
-        let room = || (self.emptied.try_recv().unwrap_or_default(), next);
-        let (read, goes_on) = self.partitions.entry(partition).or_insert_with(room);
-        let before = read.bytes();
-        read.push(user, state);
-        *goes_on = next;
-        self.bytes += read.bytes() - before;
-        while self.bytes >= PENDING_BYTES {
-            let most = self.partitions.iter().max_by_key(|(_, (r, _))| r.bytes());
-            let Some((&partition, _)) = most else { break };
-            let (read, next) = self.partitions.remove(&partition).unwrap_or_default();
-            self.bytes -= read.bytes();
-            self.send(partition, read, next, true)?;
+        self.taken += 1;
+        let room = || self.emptied.try_recv().unwrap_or_default();
+        let of = self.partitions.entry(partition);
+        let of = of.or_insert_with(|| Waiting {
+            read: room(),
+            ..Waiting::default()
+        });
+        of.read.push(user, state);
+        (of.next, of.last) = (next, self.taken);
+        if of.read.bytes() >= PIECE_BYTES {
+            // The partition stays: what was begun of it has to end.
+            let full = mem::replace(&mut of.read, room());
+            self.send(partition, full, next, true)?;
         }
         Ok(())
     }
 
     /// Sends all that waits.
     pub(super) fn send_all(mut self) -> Result<(), Error> {
-        self.send_each()
-    }
-
-    fn send_each(&mut self) -> Result<(), Error> {
-        self.bytes = 0;
-        for (partition, (read, next)) in std::mem::take(&mut self.partitions) {
-            self.send(partition, read, next, false)?;
+        for (partition, of) in mem::take(&mut self.partitions) {
+            self.send(partition, of.read, of.next, false)?;
         }
         Ok(())
     }

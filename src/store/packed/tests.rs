@@ -4,7 +4,10 @@ use std::sync::Arc;
 use proptest::prelude::*;
 
 use super::super::database::tests::temporary;
-use super::super::view::{Applied, Change, View, ViewBatch};
+use super::super::view::{Applied, Change, ReadBack, Restoring, View, ViewBatch};
+use super::super::{seal, unseal};
+use super::block::{COMPRESSED, LZ4_MOST, PLAIN, Sealer};
+use super::index::Entry;
 use super::*;
 
 const USERS: usize = 6;
@@ -13,8 +16,9 @@ const AT: Applied = Applied {
     at_ms: 7,
 };
 
+/// Each two users in turn have one hash ([`Entry::new`]).
 fn name(user: usize) -> String {
-    format!("user{user}")
+    format!("user{}|{user}", user / 2)
 }
 
 fn change(partition: i32, user: &str, state: Option<(u64, String)>) -> Change {
@@ -35,27 +39,52 @@ fn apply(view: &View, changes: Vec<Change>) {
 
 fn restore(view: &View, partition: i32, changes: impl IntoIterator<Item = Change>) {
     let read = changes.into_iter().collect();
-    view.restore(partition, &read, AT, true).unwrap();
+    view.restored(partition, &read, AT).unwrap();
 }
 
-/// How many blocks there are, and how many of the view's own values.
+/// Takes what was read back in pieces of so many, of which the view is told that more follow; the end is missing.
+fn begin<'a>(view: &'a View, partition: i32, changes: &[Change], pieces: usize) -> Restoring<'a> {
+    let mut restoring = view.restoring(partition).unwrap();
+    for some in changes.chunks(pieces) {
+        let read = some.iter().cloned().collect();
+        restoring.take(&read, AT, true).unwrap();
+    }
+    restoring
+}
+
+fn is(kind: Kind, key: &[u8]) -> bool {
+    key[8] == kind as u8
+}
+
+/// How many blocks of states there are, and how many of the view's own values.
 fn written(database: &Database) -> (usize, usize) {
-    let count = |trees: &Trees| Ok((trees.packed.len(), trees.view.scan_prefix(b"s").count()));
+    let count = |trees: &Trees| {
+        let blocks = trees.packed.iter().keys();
+        let blocks = blocks.filter(|key| is(Kind::Block, key.as_ref().unwrap()));
+        Ok((blocks.count(), trees.view.scan_prefix(b"s").count()))
+    };
     database.with(count).unwrap()
+}
+
+/// The runs of a partition.
+fn runs_of(database: &Database, partition: i32) -> u32 {
+    let count = |trees: &Trees| Ok(runs(trees, partition).count());
+    database.with(count).unwrap().try_into().unwrap()
 }
 
 /// What happens to a view. Of users a number; `true` erases.
 #[derive(Debug, Clone)]
 enum Step {
-    Restored(Vec<(usize, bool)>),
+    /// In pieces of so many. First, so many of them are read in vain: it is cut off behind them.
+    Restored(Vec<(usize, bool)>, usize, usize),
     Applied(Vec<(usize, bool)>),
     Cleared,
 }
 
 fn steps() -> impl Strategy<Value = Vec<(i32, Step)>> {
-    let changes = || prop::collection::vec((0..USERS, prop::bool::weighted(0.2)), 1..12);
+    let changes = || prop::collection::vec((0..USERS, prop::bool::weighted(0.2)), 1..40);
     let step = prop_oneof![
-        6 => changes().prop_map(Step::Restored),
+        6 => (changes(), 1usize..9, 0usize..40).prop_map(|(c, pieces, cut)| Step::Restored(c, pieces, cut)),
         2 => changes().prop_map(Step::Applied),
         1 => Just(Step::Cleared),
     ];
@@ -81,18 +110,35 @@ proptest! {
             }
         }
         block.truncate(cut);
-        // As limn wrote it before it compressed blocks, and as it does now.
         let plain = seal(PLAIN, b"key", &[&block]);
-        let now = sealed(&mut Table::small(), b"key", &block);
+        let now = Sealer::new().seal(b"key", &block);
         for sealed in [plain, now] {
-            let opened = opened(b"key", &sealed).unwrap();
-            prop_assert_eq!(&opened[..], &block[..]);
-            if let Ok(read) = states(&opened) {
-                let mut again = Vec::new();
-                read.iter().for_each(|state| append(&mut again, state));
+            let opened = Block::open(b"key", &sealed).unwrap();
+            prop_assert_eq!(&opened.states[..], &block[..]);
+            if let Ok(read) = opened.states() {
+                let again: Vec<u8> = read.iter().flat_map(|(_, bytes)| *bytes).copied().collect();
                 prop_assert_eq!(again, &block[..]);
+                for (state, bytes) in read {
+                    prop_assert_eq!(user(bytes), state.user.as_bytes());
+                }
             }
         }
+    }
+
+    #[test]
+    fn a_state_is_read_as_it_was_written(
+        of in ".{0,200}",
+        version in any::<u64>(),
+        state in prop::collection::vec(any::<u8>(), 0..300),
+        behind in prop::collection::vec(any::<u8>(), 0..9),
+    ) {
+        let mut block = Vec::new();
+        append(&mut block, &Packed { user: &of, version, state: &state });
+        prop_assert_eq!(user(&block), of.as_bytes());
+        block.extend_from_slice(&behind);
+        let (read, rest) = split(&block).unwrap();
+        prop_assert_eq!((read.user, read.version, read.state), (&of[..], version, &state[..]));
+        prop_assert_eq!(rest, &behind[..]);
     }
 
     #[test]
@@ -101,8 +147,9 @@ proptest! {
         lz4 in prop::collection::vec(any::<u8>(), 0..64),
     ) {
         let sealed = seal(COMPRESSED, b"key", &[&bytes.to_le_bytes(), &lz4]);
-        if let Ok(opened) = opened(b"key", &sealed) {
-            prop_assert!(opened.len() == bytes as usize && opened.len() <= LZ4_MOST * (lz4.len() + 1));
+        if let Ok(opened) = Block::open(b"key", &sealed) {
+            let found = opened.states.len();
+            prop_assert!(found == bytes as usize && found <= LZ4_MOST * (lz4.len() + 1));
         }
     }
 
@@ -123,10 +170,19 @@ proptest! {
                 each.collect()
             };
             match step {
-                Step::Restored(users) => {
+                Step::Restored(users, pieces, cut) => {
                     let changes = changes(users);
                     apply(&plain, changes.clone());
-                    restore(&view, partition, changes);
+                    let before = view.position(partition).unwrap();
+                    drop(begin(&view, partition, &changes[..cut.min(changes.len())], pieces));
+                    let mut restoring = begin(&view, partition, &changes, pieces);
+                    // Written by themselves, they take their position with them.
+                    let alone = database.with(|trees| Ok(trees.view.scan_prefix(b"s").count()));
+                    if alone.unwrap() == 0 {
+                        prop_assert_eq!(view.position(partition).unwrap(), before);
+                    }
+                    restoring.take(&ReadBack::default(), AT, false).unwrap();
+                    prop_assert_eq!(view.position(partition).unwrap(), Some(AT));
                 }
                 Step::Applied(users) => {
                     let changes = changes(users);
@@ -163,12 +219,75 @@ proptest! {
 }
 
 #[test]
+fn what_is_on_the_disk_is_found_by_any_limn() {
+    // SipHash-1-3, reckoned by another program.
+    assert_eq!(
+        Entry::new(b"ann", 5).bytes(),
+        [0x86, 0x01, 0x4e, 0x7d, 0x2f, 0, 0, 5]
+    );
+    let mut block = Vec::new();
+    let (user, version, state) = ("ann", 300, &b"tea"[..]);
+    append(
+        &mut block,
+        &Packed {
+            user,
+            version,
+            state,
+        },
+    );
+    assert_eq!(block, b"\x03ann\xac\x02\x03tea");
+    let (database, _folder) = temporary();
+    sorted::tests::write(&database, (3, 1), &[name(1)], b"of then", true);
+    restore(
+        &View::new(Arc::clone(&database), 0),
+        3,
+        [change(3, "ann", Some((1, "tea".to_owned())))],
+    );
+    let keys = |trees: &Trees| {
+        Ok(trees
+            .packed
+            .iter()
+            .keys()
+            .map(Result::unwrap)
+            .collect::<Vec<_>>())
+    };
+    let keys = database.with(keys).unwrap();
+    assert_eq!(keys[0][..8], [0, 0, 0, 3, 0, 0, 0, 1]);
+    assert_eq!(keys[1], [0, 0, 0, 3, 0x80, 0, 0, 2, 0, 0, 0, 0, 0]);
+    assert_eq!(keys[2][..9], [0, 0, 0, 3, 0x80, 0, 0, 2, 1]);
+    assert_eq!(keys[3], [0, 0, 0, 3, 0x80, 0, 0, 2, 2]);
+    assert_eq!(keys.len(), 4);
+}
+
+#[test]
+fn a_run_that_was_cut_off_behind_sorted_ones_goes_and_they_stay() {
+    let (database, folder) = temporary();
+    let users: Vec<String> = (0..100).map(name).collect();
+    sorted::tests::write(&database, (0, 0), &users, b"of then", true);
+    let view = View::new(Arc::clone(&database), 0);
+    let many: Vec<_> = (0..60)
+        .map(|n| change(0, &name(n), Some((2, "secret".repeat(200)))))
+        .collect();
+    drop(begin(&view, 0, &many, 20));
+    drop((view, database));
+    let database = Arc::new(Database::open(&folder.path().join("db"), 1 << 20).unwrap());
+    let view = View::new(Arc::clone(&database), 0);
+    assert!(everything(&database).0.contains("secret"));
+    assert_eq!(runs_of(&database, 0), 1);
+    drop(view.restoring(0).unwrap());
+    assert!(!everything(&database).0.contains("secret"));
+    for user in &users {
+        assert_eq!(view.get(0, user).unwrap().unwrap(), b"of then");
+    }
+}
+
+#[test]
 fn many_states_are_few_values_and_each_is_found() {
     let (database, _folder) = temporary();
     let view = View::new(Arc::clone(&database), 2);
     let text = |n: usize| format!("{n} {}", "likes tea. ".repeat(20));
     let user = |n: usize| format!("someone {n}");
-    let all = 4000;
+    let all = 1200;
     // In three pieces, so that there are three runs.
     for piece in 0..3 {
         let some = (0..all).filter(|n| n % 3 == piece);
@@ -177,17 +296,13 @@ fn many_states_are_few_values_and_each_is_found() {
     }
     let (blocks, alone) = written(&database);
     assert_eq!(alone, 0);
-    let bytes: usize = (0..all).map(|n| user(n).len() + 24 + text(n).len()).sum();
+    let bytes: usize = (0..all).map(|n| user(n).len() + 4 + text(n).len()).sum();
     let least = bytes / (BLOCK_BYTES + 300);
     assert!(
         (least..=bytes / BLOCK_BYTES + 3).contains(&blocks),
         "{blocks} blocks of {bytes} bytes"
     );
-    assert_eq!(
-        database.with(|trees| Ok(count(trees, 4))).unwrap(),
-        3,
-        "runs"
-    );
+    assert_eq!(runs_of(&database, 4), 3, "runs");
     for n in 0..all {
         assert_eq!(view.get(4, &user(n)).unwrap(), Some(text(n).into_bytes()));
     }
@@ -222,83 +337,266 @@ fn little_is_written_state_by_state_unless_more_follows() {
             .into_iter()
             .collect()
     };
-    view.restore(0, &some(0, 100), AT, false).unwrap();
+    let take = |partition, bytes, more| {
+        let mut restoring = view.restoring(partition).unwrap();
+        restoring.take(&some(partition, bytes), AT, more).unwrap();
+    };
+    take(0, 100, false);
     assert_eq!(written(&database), (0, 1));
-    view.restore(1, &some(1, 100), AT, true).unwrap();
+    view.restored(1, &some(1, 100), AT).unwrap();
     assert_eq!(written(&database), (1, 1));
-    view.restore(2, &some(2, 2000), AT, false).unwrap();
+    take(2, 2000, false);
     assert_eq!(written(&database), (2, 1));
     // Behind a state that is written by itself nothing is packed: that one would hide it.
-    view.restore(0, &some(0, 2000), AT, true).unwrap();
+    take(0, 2000, true);
     assert_eq!(written(&database), (2, 1));
     assert_eq!(view.get(0, "ann").unwrap().unwrap().len(), 2000);
+}
+
+/// All that is written: values, with the entries of indexes.
+fn everything(database: &Database) -> (String, Vec<u64>) {
+    let all = |trees: &Trees| {
+        let (mut left, mut hashes) = (Vec::new(), Vec::new());
+        for entry in trees.packed.iter() {
+            let (key, sealed) = entry?;
+            if key.len() < 20 && is(Kind::Index, &key) {
+                let entries = unseal(1, &key, &sealed).unwrap().chunks(8);
+                hashes.extend(entries.map(|e| u64::from_be_bytes(e.try_into().unwrap()) >> 24));
+            } else {
+                left.extend_from_slice(&Block::open(&key, &sealed)?.states);
+            }
+        }
+        for entry in trees.view.iter() {
+            left.extend_from_slice(&entry?.1);
+        }
+        Ok((String::from_utf8_lossy(&left).into_owned(), hashes))
+    };
+    database.with(all).unwrap()
 }
 
 #[test]
 fn nothing_of_an_erased_user_stays_in_any_block() {
     let (database, _folder) = temporary();
     let view = View::new(Arc::clone(&database), 5);
-    let state = |user: &str, v| change(0, user, Some((v, format!("secret of {user} {v}"))));
+    let state = |user: &str, v| {
+        let text = format!("secret of {user} {v} {}", "x".repeat(200));
+        change(0, user, Some((v, text)))
+    };
     restore(&view, 0, [state("ann", 1), state("bob", 1)]);
     restore(&view, 0, [state("ann", 2), state("ann", 3)]);
-    restore(&view, 0, [state("eve", 1), change(0, "eve", None)]);
+    // Erased with its run, in the first of its blocks and in a later one.
+    let many = (0..400).map(|n| state(&format!("user{n}"), 1));
+    let eve = [state("eve", 1), state("bob", 2)].into_iter().chain(many);
+    let gone = [state("eve", 2), state("tim", 1)].into_iter();
+    let gone = gone.chain(["eve", "tim"].map(|user| change(0, user, None)));
+    restore(&view, 0, eve.chain(gone).chain([state("kim", 1)]));
+    assert!(written(&database).0 > 4);
     apply(&view, vec![change(0, "ann", None)]);
-    let mut left = Vec::new();
-    database
-        .with(|trees| {
-            for entry in trees.packed.iter().chain(trees.view.iter()) {
-                left.extend_from_slice(&entry?.1);
-            }
-            Ok(())
-        })
-        .unwrap();
-    let left = String::from_utf8_lossy(&left);
-    assert!(left.contains("secret of bob"), "{left}");
-    assert!(!left.contains("ann") && !left.contains("eve"), "{left}");
+    let (left, hashes) = everything(&database);
+    assert!(left.contains("secret of bob 2") && left.contains("secret of kim"));
+    for gone in ["ann", "eve", "tim"] {
+        assert!(!left.contains(gone), "{gone} in {left}");
+    }
+    assert!((0..400).all(|n| left.contains(&format!("secret of user{n} "))));
+    let hash = |user: &str| Entry::new(user.as_bytes(), 0).hash();
+    assert!(hashes.contains(&hash("bob")) && hashes.contains(&hash("user399")));
+    assert!(
+        ["ann", "eve", "tim"]
+            .iter()
+            .all(|gone| !hashes.contains(&hash(gone)))
+    );
     assert_eq!(view.get(0, "ann").unwrap(), None);
     assert!(view.versions(0, "ann").unwrap().is_empty());
     restore(&view, 0, [state("ann", 1)]);
     assert_eq!(view.versions(0, "ann").unwrap().len(), 1);
+    assert_eq!(view.versions(0, "bob").unwrap().len(), 2);
 }
 
 #[test]
-fn a_run_that_was_cut_off_is_read_and_written_again() {
+fn who_comes_back_behind_an_erasure_keeps_nothing_from_before_it() {
+    let (database, _folder) = temporary();
+    let view = View::new(Arc::clone(&database), 5);
+    let state = |user: &str, v, text: &str| change(0, user, Some((v, format!("{user} {text}"))));
+    let back = [
+        state("ann", 1, "secret"),
+        state("bob", 1, "tea"),
+        change(0, "ann", None),
+        state("ann", 1, "back"),
+        state("ann", 2, "again"),
+    ];
+    restore(&view, 0, back);
+    let versions = |user| view.versions(0, user).unwrap();
+    assert_eq!(versions("ann"), [&b"ann back"[..], b"ann again"]);
+    assert_eq!(versions("bob"), [b"bob tea"]);
+    assert!(!everything(&database).0.contains("secret"));
+}
+
+#[test]
+fn a_run_that_was_cut_off_is_removed_and_read_again() {
     let (database, folder) = temporary();
-    let all: Vec<(u64, String)> = {
-        let users = (0..2000).map(|n| format!("user{n}"));
-        let mut all: Vec<_> = users.map(|user| (order(user.as_bytes()), user)).collect();
-        all.sort();
-        all
-    };
-    // As a crash leaves it: its first blocks, and no position.
-    let half = all[..1000].iter().map(|(order, user)| {
-        let (version, state) = (1, &b"older"[..]);
-        let packed = Packed {
-            user,
-            version,
-            state,
-        };
-        let mut written = Vec::new();
-        append(&mut written, &packed);
-        (*order, written)
-    });
-    let half: Vec<_> = half.collect();
-    write(&database, 0, half.iter().map(|(o, state)| (*o, &state[..]))).unwrap();
-    drop(database);
-    let database = Arc::new(Database::open(&folder.path().join("db"), 1 << 20).unwrap());
-    let view = View::new(database, 0);
-    assert_eq!(view.position(0).unwrap(), None);
-    let changes = all
+    let state = |n: usize, text: &str| change(0, &name(n), Some((1, format!("{text} of {n}"))));
+    let older: Vec<_> = (0..2000).map(|n| state(n, "older")).collect();
+    restore(&View::new(Arc::clone(&database), 0), 0, older);
+    // As a crash leaves it at any step: some blocks, all of them, and some or all of the index.
+    let whole: Vec<(sled::IVec, sled::IVec)> = database
+        .with(|trees| {
+            let all: Result<Vec<_>, _> = trees.packed.iter().collect();
+            Ok(all?)
+        })
+        .unwrap();
+    let run = whole
         .iter()
-        .map(|(_, user)| change(0, user, Some((1, format!("of {user}")))));
-    restore(&view, 0, changes);
-    for (_, user) in &all {
-        let expected = format!("of {user}").into_bytes();
-        assert_eq!(view.get(0, user).unwrap(), Some(expected));
+        .filter(|(key, _)| place(key).unwrap().1 == INDEXED);
+    let run: Vec<_> = run.collect();
+    assert!(run.iter().any(|(key, _)| is(Kind::Index, key)) && run.len() > 3);
+    drop(database);
+    for kept in [1, run.len() / 2, run.len() - 2, run.len() - 1] {
+        let database = Arc::new(Database::open(&folder.path().join("db"), 1 << 20).unwrap());
+        clear(&database, None).unwrap();
+        database
+            .with(|trees| {
+                for (at, (key, sealed)) in run[..kept].iter().enumerate() {
+                    // Of the last its place only.
+                    let sealed = if at + 1 < kept { &sealed[..] } else { &[] };
+                    trees.packed.insert(key, sealed)?;
+                }
+                Ok(())
+            })
+            .unwrap();
+        drop(database);
+        let database = Arc::new(Database::open(&folder.path().join("db"), 1 << 20).unwrap());
+        let view = View::new(Arc::clone(&database), 0);
+        assert_eq!(view.states(0).count(), 0, "with {kept} of {}", run.len());
+        assert_eq!(view.get(0, &name(1)).unwrap(), None);
+        restore(&view, 0, (0..1000).map(|n| state(n, "newer")));
+        for n in 0..1000 {
+            let expected = format!("newer of {n}").into_bytes();
+            assert_eq!(view.get(0, &name(n)).unwrap(), Some(expected));
+        }
+        assert_eq!(view.states(0).map(Result::unwrap).count(), 1000);
+        assert!(!everything(&database).0.contains("older"));
+        view.clear(0).unwrap();
+        assert_eq!(view.states(0).count(), 0);
     }
-    assert_eq!(view.states(0).map(Result::unwrap).count(), all.len());
-    view.clear(0).unwrap();
-    assert_eq!(view.states(0).count(), 0);
+}
+
+#[test]
+fn users_of_one_hash_are_told_apart_and_erased_apart() {
+    let (database, _folder) = temporary();
+    let view = View::new(Arc::clone(&database), 3);
+    let users = ["one|ann", "one|bob", "one|eve", "one|kim"];
+    let hash = |user: &str| Entry::new(user.as_bytes(), 0).hash();
+    assert!(users.iter().all(|user| hash(user) == hash("one|ann")));
+    let state = |user: &str| change(0, user, Some((1, format!("of {user}"))));
+    // Two in one block, one erased beside them, and one in a block of its own.
+    let read = [
+        state("one|ann"),
+        state("one|bob"),
+        state("one|eve"),
+        change(0, "one|eve", None),
+    ];
+    begin(&view, 0, &read, 4)
+        .take(&[state("one|kim")].into_iter().collect(), AT, false)
+        .unwrap();
+    let get = |user| view.get(0, user).unwrap();
+    let of = |user| Some(format!("of {user}").into_bytes());
+    for user in ["one|ann", "one|bob", "one|kim"] {
+        assert_eq!(get(user), of(user));
+    }
+    assert_eq!(get("one|eve"), None);
+    let named = || everything(&database).1.len();
+    assert_eq!(named(), 2);
+    apply(&view, vec![change(0, "one|bob", None)]);
+    assert_eq!((get("one|bob"), get("one|ann")), (None, of("one|ann")));
+    assert_eq!(named(), 2);
+    apply(&view, vec![change(0, "one|ann", None)]);
+    assert_eq!((get("one|ann"), get("one|kim")), (None, of("one|kim")));
+    assert_eq!(named(), 1);
+}
+
+#[test]
+fn what_was_cut_off_goes_also_where_little_is_read_then() {
+    let (database, _folder) = temporary();
+    let view = View::new(Arc::clone(&database), 3);
+    let state = |n: usize| {
+        change(
+            0,
+            &name(n),
+            Some((1, format!("secret {}", "x".repeat(900)))),
+        )
+    };
+    let many: Vec<_> = (0..60).map(state).collect();
+    drop(begin(&view, 0, &many, 20));
+    assert!(everything(&database).0.contains("secret"));
+    let few = [change(0, "ann", Some((1, "tea".to_owned())))];
+    let mut restoring = view.restoring(0).unwrap();
+    restoring
+        .take(&few.into_iter().collect(), AT, false)
+        .unwrap();
+    assert_eq!(written(&database), (0, 1));
+    assert!(!everything(&database).0.contains("secret"));
+}
+
+#[test]
+fn many_erasures_end_a_run_as_many_states_do() {
+    let (database, _folder) = temporary();
+    let view = View::new(Arc::clone(&database), 3);
+    restore(&view, 0, [change(0, "ann", Some((1, "tea".to_owned())))]);
+    let gone: Vec<_> = (0..600)
+        .map(|n| change(0, &format!("gone{n}"), None))
+        .collect();
+    let later = Applied {
+        offset: 600,
+        at_ms: 7,
+    };
+    let mut restoring = view.restoring(0).unwrap();
+    restoring
+        .take(&gone.into_iter().collect(), later, true)
+        .unwrap();
+    assert_eq!(view.position(0).unwrap(), Some(later));
+    let many: Vec<_> = (0..600)
+        .map(|n| change(0, &name(n), Some((1, "tea".to_owned()))))
+        .collect();
+    let latest = Applied {
+        offset: 1200,
+        at_ms: 7,
+    };
+    restoring
+        .take(&many.into_iter().collect(), latest, true)
+        .unwrap();
+    assert_eq!(view.position(0).unwrap(), Some(latest));
+    assert_eq!(runs_of(&database, 0), 2);
+}
+
+#[test]
+fn a_user_who_is_always_at_it_has_the_versions_that_are_kept() {
+    let (database, _folder) = temporary();
+    let view = View::new(Arc::clone(&database), 2);
+    let state =
+        |user: String, v: u64| change(0, &user, Some((v, format!("v{v} {}", "x".repeat(300)))));
+    let all: Vec<_> = (1..=400)
+        .flat_map(|v| [state("ann".to_owned(), v), state(format!("user{v}"), 1)])
+        .collect();
+    begin(&view, 0, &all, 50)
+        .take(&ReadBack::default(), AT, false)
+        .unwrap();
+    let kept = || -> Vec<String> {
+        let versions = view.versions(0, "ann").unwrap().into_iter();
+        versions
+            .map(|v| {
+                String::from_utf8(v)
+                    .unwrap()
+                    .trim_end_matches('x')
+                    .to_owned()
+            })
+            .collect()
+    };
+    assert_eq!(kept(), ["v398 ", "v399 ", "v400 "]);
+    apply(&view, vec![state("ann".to_owned(), 401)]);
+    assert_eq!(kept(), ["v399 ", "v400 ", "v401 "]);
+    assert_eq!(view.states(0).map(Result::unwrap).count(), 401);
+    apply(&view, vec![change(0, "ann", None)]);
+    assert!(!everything(&database).0.contains("ann"));
 }
 
 #[test]
@@ -345,7 +643,8 @@ fn tombstones_of_users_that_are_not_there_write_nothing() {
     let gone = (0..500).map(|n| change(0, &format!("gone{n}"), None));
     restore(&view, 0, gone);
     let after = database.with(|trees| Ok(trees.packed.len())).unwrap();
-    assert_eq!((before, after), (1, 1));
+    // A block, its index, and the end of both.
+    assert_eq!((before, after), (3, 3));
     assert!(view.get(0, "ann").unwrap().is_some());
 }
 
@@ -355,51 +654,46 @@ fn a_torn_block_is_an_error_that_keeps_the_user_to_itself() {
     let view = View::new(Arc::clone(&database), 0);
     let one = vec![change(0, "secret-user", Some((1, "x".to_owned())))];
     restore(&view, 0, one);
-    let block = |trees: &Trees| Ok(trees.packed.last()?.unwrap());
-    let (key, sealed) = database.with(block).unwrap();
+    let all = |trees: &Trees| Ok(trees.packed.iter().map(Result::unwrap).collect::<Vec<_>>());
+    let all = database.with(all).unwrap();
+    let of = |kind| all.iter().find(|(key, _)| is(kind, key)).unwrap();
+    let (key, sealed) = of(Kind::Block);
     // Cut off within an entry, but sealed: a length beyond the block's end is no panic either.
-    let whole = opened(&key, &sealed).unwrap();
-    for cut in 1..whole.len() {
-        assert!(states(&whole[..cut]).is_err(), "cut at {cut}");
+    let whole = Block::open(key, sealed).unwrap();
+    for cut in 1..whole.states.len() {
+        let cut_off = seal(PLAIN, key, &[&whole.states[..cut]]);
+        let block = Block::open(key, &cut_off).unwrap();
+        assert!(block.states().is_err(), "cut at {cut}");
     }
     for bit in 0..8 * sealed.len() {
         let mut torn = sealed.to_vec();
         torn[bit / 8] ^= 1 << (bit % 8);
-        assert!(opened(&key, &torn).is_err(), "bit {bit}");
+        assert!(Block::open(key, &torn).is_err(), "bit {bit}");
     }
-    database
-        .with(|trees| {
-            trees.packed.insert(&key, b"\x01noise secret-user")?;
-            Ok(())
-        })
-        .unwrap();
-    let error = view.get(0, "secret-user").unwrap_err().to_string();
-    assert!(
-        error.contains("torn") && !error.contains("secret-user"),
-        "{error}"
-    );
-}
-
-/// States of users in their order, with texts that nothing can compress.
-fn noise(users: usize, bytes: usize) -> Vec<(u64, Vec<u8>)> {
-    let mut random = fastrand::Rng::with_seed(7);
-    let mut all: Vec<_> = (0..users)
-        .map(|n| {
-            let state: Vec<u8> = std::iter::repeat_with(|| random.u8(..))
-                .take(bytes)
-                .collect();
-            let (user, mut written) = (name(n), Vec::new());
-            let packed = Packed {
-                user: &user,
-                version: 1,
-                state: &state,
+    let (index, _) = of(Kind::Index);
+    for torn in [key, index] {
+        for noise in [&b"\x01noise secret-user"[..], b"\x04", b"\xff\0\0\0\0"] {
+            let insert = |key: &sled::IVec, value: &[u8]| {
+                database
+                    .with(|trees| Ok(trees.packed.insert(key, value)?))
+                    .unwrap()
+                    .unwrap()
             };
-            append(&mut written, &packed);
-            (order(user.as_bytes()), written)
-        })
-        .collect();
-    all.sort();
-    all
+            let before = insert(torn, noise);
+            let looked = database.with(|trees| {
+                newest(trees, 0, "secret-user")
+                    .map_err(|e| Error::Torn(e.to_string()))
+                    .map_or_else(|e| Ok(Err(e)), |found| Ok(Ok(found)))
+            });
+            let error = looked.unwrap().unwrap_err().to_string();
+            assert!(
+                error.contains("torn") && !error.contains("secret-user"),
+                "{error}"
+            );
+            insert(torn, &before);
+        }
+    }
+    assert!(view.get(0, "secret-user").unwrap().is_some());
 }
 
 #[test]
@@ -407,69 +701,73 @@ fn a_run_is_written_about_once_and_not_as_often_as_its_pages_change() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("db");
     let database = Database::open(&path, 1 << 20).unwrap();
-    let all = noise(8000, 5000);
-    write(&database, 0, all.iter().map(|(o, state)| (*o, &state[..]))).unwrap();
+    let mut run = Run::begin(&database, 0).unwrap();
+    run.most = database.most() / 2;
+    // Texts that nothing can compress.
+    let mut random = fastrand::Rng::with_seed(7);
+    let mut bytes = 0;
+    for n in 0..2000 {
+        let state: Vec<u8> = std::iter::repeat_with(|| random.u8(..))
+            .take(20_000)
+            .collect();
+        run.push([name(n).as_bytes()].into_iter(), &state).unwrap();
+        bytes += state.len() as u64;
+    }
+    run.end().unwrap();
     database.with(|trees| Ok(trees.db.flush()?)).unwrap();
     let log = std::fs::metadata(path.join("db")).unwrap().len();
-    let bytes: usize = all.iter().map(|(_, state)| state.len()).sum();
-    assert!(log >= bytes as u64, "{log} bytes of log for {bytes}");
-    assert!(log < bytes as u64 * 3 / 2, "{log} bytes of log for {bytes}");
+    assert!(log >= bytes, "{log} bytes of log for {bytes}");
+    assert!(log < bytes * 3 / 2, "{log} bytes of log for {bytes}");
 }
 
 #[test]
-fn blocks_of_a_folder_of_format_3_are_read_erased_from_and_written_behind() {
-    let (database, _folder) = temporary();
-    let users: Vec<String> = (0..400).map(name).collect();
-    let mut all: Vec<_> = users.iter().map(|u| (order(u.as_bytes()), u)).collect();
-    all.sort();
-    // As they were written then: plain, one value for each.
-    database
-        .with(|trees| {
-            for some in all.chunks(50) {
-                let mut block = Vec::new();
-                for (_, user) in some {
-                    let (version, state) = (1, &b"of then"[..]);
-                    let packed = Packed {
-                        user,
-                        version,
-                        state,
-                    };
-                    append(&mut block, &packed);
-                }
-                let key = block_key(0, 0, some[0].0, 0);
-                trees.packed.insert(&key, seal(PLAIN, &key, &[&block]))?;
+fn runs_of_formats_3_and_4_of_the_folder_are_read_erased_from_and_written_behind() {
+    for compressed in [false, true] {
+        let (database, folder) = temporary();
+        let users: Vec<String> = (0..400).map(name).collect();
+        sorted::tests::write(&database, (0, 0), &users, b"of then", compressed);
+        let view = View::new(Arc::clone(&database), 0);
+        let now = [change(0, &users[3], Some((2, "of now".to_owned())))];
+        restore(
+            &view,
+            0,
+            now.into_iter().chain([change(0, &users[7], None)]),
+        );
+        apply(&view, vec![change(0, &users[5], None)]);
+        let check = |view: &View| {
+            for (n, user) in users.iter().enumerate() {
+                let expected = match n {
+                    3 => Some(&b"of now"[..]),
+                    5 | 7 => None,
+                    _ => Some(&b"of then"[..]),
+                };
+                assert_eq!(view.get(0, user).unwrap().as_deref(), expected, "{user}");
             }
-            trees.runs.lock().unwrap().insert(0, 1);
-            Ok(())
-        })
-        .unwrap();
-    let view = View::new(Arc::clone(&database), 0);
-    restore(
-        &view,
-        0,
-        [change(0, &users[3], Some((2, "of now".to_owned())))],
-    );
-    apply(&view, vec![change(0, &users[5], None)]);
-    for (n, user) in users.iter().enumerate() {
-        let expected = match n {
-            3 => Some(&b"of now"[..]),
-            5 => None,
-            _ => Some(&b"of then"[..]),
+            assert_eq!(view.states(0).map(Result::unwrap).count(), users.len() - 2);
         };
-        assert_eq!(view.get(0, user).unwrap().as_deref(), expected, "{user}");
+        check(&view);
+        assert_eq!(runs_of(&database, 0), 2);
+        drop((view, database));
+        let database = Arc::new(Database::open(&folder.path().join("db"), 1 << 20).unwrap());
+        check(&View::new(Arc::clone(&database), 0));
+        let expected = Runs {
+            sorted: 1,
+            count: 2,
+        };
+        let found = database.with(|trees| counts(&trees.packed)).unwrap();
+        assert_eq!(found.into_iter().collect::<Vec<_>>(), [(0, expected)]);
     }
-    assert_eq!(view.states(0).map(Result::unwrap).count(), users.len() - 1);
 }
 
 #[test]
-fn places_that_a_crash_has_left_without_their_blocks_are_passed_over() {
+fn places_that_a_crash_has_left_in_a_run_of_format_4_are_passed_over() {
     let (database, folder) = temporary();
-    let all = noise(400, 200);
+    let users: Vec<String> = (0..400).map(name).collect();
+    sorted::tests::write(&database, (0, 0), &users, b"of then", true);
     database
         .with(|trees| {
-            for (n, (first, _)) in all.iter().step_by(80).enumerate() {
-                let n = u32::try_from(n).unwrap();
-                trees.packed.insert(block_key(0, 0, *first, n), &[])?;
+            for key in trees.packed.iter().keys() {
+                trees.packed.insert(key?, &[])?;
             }
             Ok(())
         })
@@ -477,15 +775,11 @@ fn places_that_a_crash_has_left_without_their_blocks_are_passed_over() {
     drop(database);
     let database = Arc::new(Database::open(&folder.path().join("db"), 1 << 20).unwrap());
     let view = View::new(Arc::clone(&database), 0);
-    assert_eq!(view.get(0, &name(3)).unwrap(), None);
+    assert_eq!(view.get(0, &users[3]).unwrap(), None);
     assert_eq!(view.states(0).count(), 0);
     let changes = (0..400).map(|n| change(0, &name(n), Some((1, format!("of {n}")))));
     restore(&view, 0, changes);
-    assert_eq!(
-        database.with(|trees| Ok(count(trees, 0))).unwrap(),
-        2,
-        "runs"
-    );
+    assert_eq!(runs_of(&database, 0), 2);
     for n in 0..400 {
         let expected = Some(format!("of {n}").into_bytes());
         assert_eq!(view.get(0, &name(n)).unwrap(), expected);

@@ -1,8 +1,8 @@
 //! What was read back of the profiles topic, into the view: much of it packed.
 
-use std::collections::BTreeSet;
+use std::ops::Range;
 
-use super::super::packed::{self, Packed};
+use super::super::packed::{self, Packed, Run};
 use super::{Applied, Change, Error, View, ViewBatch, key};
 
 /// From so many bytes of states on, what was read back of a partition is packed. Less is written state by state: a partition
@@ -17,46 +17,41 @@ const PACKED_FROM: usize = if cfg!(debug_assertions) {
 /// Records that are copied at once where they are not packed.
 const AT_ONCE: usize = 4096;
 
-/// From so many bytes on there is room made for this many more at once: memory grows by copying, and is had from the system when
-/// it is written to only.
-const ROOM: usize = 16 << 20;
-const ROOM_FROM: usize = 1 << 20;
+/// About how many bytes the name of a user takes that was erased.
+const ERASED: usize = 64;
 
 /// What was read back of a partition's profiles, in the order of the topic. A restore reads millions: they stand in one piece
 /// of memory, each as its block will have it.
 #[derive(Debug, Default)]
 pub struct ReadBack {
     bytes: Vec<u8>,
-    /// Where each begins.
+    /// Where each state begins.
     begins: Vec<usize>,
-    /// Which of them erase their user; ascending.
-    erasing: Vec<usize>,
+    /// Users that were erased, and how many states were before that.
+    erased: Vec<(Box<str>, usize)>,
 }
 
 impl ReadBack {
     /// Takes one more: a user, at most 512 bytes, with version and encoded state; `None` erases the user with all versions.
     pub fn push(&mut self, user: &str, state: Option<(u64, &[u8])>) {
-        if state.is_none() {
-            self.erasing.push(self.begins.len());
-        }
-        let (version, state) = state.unwrap_or_default();
+        let Some((version, state)) = state else {
+            self.erased.push((user.into(), self.begins.len()));
+            return;
+        };
         let packed = Packed {
             user,
             version,
             state,
         };
-        let begin = self.bytes.len();
-        if (ROOM_FROM..ROOM).contains(&begin) && self.bytes.capacity() < ROOM {
-            self.bytes.reserve_exact(ROOM);
-        }
+        self.begins.push(self.bytes.len());
         packed::append(&mut self.bytes, &packed);
-        self.begins.push(begin);
     }
 
     /// Bytes of its records.
     #[must_use]
     pub fn bytes(&self) -> usize {
-        self.bytes.len() + self.begins.len() * size_of::<usize>()
+        let erased = self.erased.len() * (size_of::<(Box<str>, usize)>() + ERASED);
+        self.bytes.len() + self.begins.len() * size_of::<usize>() + erased
     }
 
     /// Nothing, in the memory that this one had.
@@ -64,36 +59,39 @@ impl ReadBack {
     pub fn emptied(mut self) -> Self {
         self.bytes.clear();
         self.begins.clear();
-        self.erasing.clear();
+        self.erased.clear();
         self
     }
 
-    /// A record as its block will have it.
-    fn record(&self, at: usize) -> &[u8] {
-        let end = self.begins.get(at + 1).copied();
-        &self.bytes[self.begins[at]..end.unwrap_or(self.bytes.len())]
+    /// Where a state begins, or the last one ends.
+    fn begin(&self, at: usize) -> usize {
+        self.begins.get(at).copied().unwrap_or(self.bytes.len())
     }
 
-    fn user(&self, at: usize) -> &[u8] {
-        packed::user(self.record(at))
+    /// Some of the states as their block will have them.
+    fn states(&self, some: Range<usize>) -> &[u8] {
+        &self.bytes[self.begin(some.start)..self.begin(some.end)]
     }
 
-    /// `None` erases the user.
-    fn version(&self, at: usize) -> Option<u64> {
-        let erases = self.erasing.binary_search(&at).is_ok();
-        (!erases).then(|| packed::version(self.record(at)))
-    }
-
-    fn change(&self, partition: i32, at: usize) -> Change {
-        let (record, user) = (self.record(at), self.user(at));
-        Change {
-            partition,
-            user: String::from_utf8_lossy(user).into(),
-            state: self.version(at).map(|version| {
-                let state = packed::BESIDE + user.len();
-                (version, record[state..].to_vec())
-            }),
-        }
+    fn changes(&self, partition: i32) -> impl Iterator<Item = Change> {
+        let mut erased = self.erased.iter().peekable();
+        let mut at = 0;
+        std::iter::from_fn(move || {
+            if let Some((user, _)) = erased.next_if(|(_, before)| *before <= at) {
+                return Some(Change {
+                    partition,
+                    user: user.clone(),
+                    state: None,
+                });
+            }
+            let (packed, _) = packed::split(self.states(at..at + 1))?;
+            at += 1;
+            Some(Change {
+                partition,
+                user: packed.user.into(),
+                state: Some((packed.version, packed.state.to_vec())),
+            })
+        })
     }
 }
 
@@ -112,96 +110,104 @@ impl FromIterator<Change> for ReadBack {
 }
 
 impl View {
-    /// Applies what was read back of a partition's profiles, and then its position. Much of it is written packed, and
-    /// whatever it is where `more` follows; nobody may change profiles of the partition meanwhile. A crash leaves what
-    /// [`View::apply`] leaves.
+    /// Begins to apply what is read back of a partition's profiles. Nobody may change profiles of the partition until it is done.
     ///
     /// # Errors
     /// As [`View::apply`].
-    pub fn restore(
+    pub fn restoring(&self, partition: i32) -> Result<Restoring<'_>, Error> {
+        // Nothing finds what is left of a run that was cut off, so no erasure would: it goes, whether another run is written or not.
+        packed::remove_unended(&self.database, partition)?;
+        Ok(Restoring {
+            view: self,
+            partition,
+            run: None,
+        })
+    }
+}
+
+/// A partition's view on its way up to date.
+pub struct Restoring<'a> {
+    view: &'a View,
+    partition: i32,
+    run: Option<Run<'a>>,
+}
+
+impl Restoring<'_> {
+    /// Applies what was read back next, and how far that is. Much of it is written packed, and whatever it is where `more`
+    /// follows. What was packed is there only when enough has come together, or no more follows, and the position with it. A crash, or
+    /// whoever drops this, leaves less than was taken, and a position that is not ahead of it.
+    ///
+    /// # Errors
+    /// As [`View::apply`].
+    pub fn take(&mut self, read: &ReadBack, applied: Applied, more: bool) -> Result<(), Error> {
+        let mut run = match self.run.take() {
+            Some(run) => run,
+            None if (more || read.bytes() >= PACKED_FROM) && self.is_packed()? => {
+                Run::begin(&self.view.database, self.partition)?
+            }
+            None => {
+                self.one_by_one(read)?;
+                return self.applied(applied);
+            }
+        };
+        for (user, before) in &read.erased {
+            run.erase(user, run.states() + before);
+        }
+        let (mut begin, all) = (0, read.begins.len());
+        for end in 1..=all {
+            if end == all || read.begin(end) - read.begin(begin) >= packed::BLOCK_BYTES {
+                let users = (begin..end).map(|at| packed::user(read.states(at..at + 1)));
+                run.push(users, read.states(begin..end))?;
+                begin = end;
+            }
+        }
+        if more && !run.is_full() {
+            self.run = Some(run);
+            return Ok(());
+        }
+        run.end()?;
+        self.applied(applied)
+    }
+
+    /// Whether none of the partition's states is written by itself: such a one goes before packed ones, so none may be there that is
+    /// older.
+    fn is_packed(&self) -> Result<bool, Error> {
+        self.view.database.with(|trees| {
+            let mut alone = trees.view.scan_prefix(key(b's', self.partition));
+            Ok(alone.next().transpose()?.is_none())
+        })
+    }
+
+    fn one_by_one(&self, read: &ReadBack) -> Result<(), Error> {
+        let mut changes = read.changes(self.partition).peekable();
+        while changes.peek().is_some() {
+            self.view.apply(&ViewBatch {
+                changes: changes.by_ref().take(AT_ONCE).collect(),
+                ..ViewBatch::default()
+            })?;
+        }
+        Ok(())
+    }
+
+    fn applied(&self, applied: Applied) -> Result<(), Error> {
+        self.view.apply(&ViewBatch {
+            positions: vec![(self.partition, applied)],
+            ..ViewBatch::default()
+        })
+    }
+}
+
+#[cfg(test)]
+impl View {
+    /// Applies all that was read back of a partition, packed where it can be.
+    pub(in crate::store) fn restored(
         &self,
         partition: i32,
         read: &ReadBack,
         applied: Applied,
-        more: bool,
     ) -> Result<(), Error> {
-        let much = more || read.bytes() >= PACKED_FROM;
-        // A state that is written by itself goes before the packed ones, so none may be there that is older.
-        let first = || {
-            self.database.with(|trees| {
-                let mut alone = trees.view.scan_prefix(key(b's', partition));
-                Ok(alone.next().transpose()?.is_none())
-            })
-        };
-        if much && first()? {
-            self.pack(partition, read)?;
-        } else {
-            let all = 0..read.begins.len();
-            for first in all.step_by(AT_ONCE) {
-                let some = first..read.begins.len().min(first + AT_ONCE);
-                let changes = some.map(|at| read.change(partition, at));
-                self.apply(&ViewBatch {
-                    changes: changes.collect(),
-                    ..ViewBatch::default()
-                })?;
-            }
-        }
-        self.apply(&ViewBatch {
-            positions: vec![(partition, applied)],
-            ..ViewBatch::default()
-        })
-    }
-
-    /// Writes what was read back of a partition packed.
-    fn pack(&self, partition: i32, read: &ReadBack) -> Result<(), Error> {
-        let mut order: Vec<(u64, usize)> = (0..read.begins.len())
-            .map(|at| (packed::order(read.user(at)), at))
-            .collect();
-        order.sort_unstable_by(|&(a, at), &(b, behind)| {
-            // Users of one hash apart, those of one user as they were read.
-            let users = || (read.user(at), at).cmp(&(read.user(behind), behind));
-            a.cmp(&b).then_with(users)
-        });
-        let mut kept: Vec<(u64, usize)> = Vec::with_capacity(order.len());
-        let mut erased = BTreeSet::new();
-        let one = |&(a, at): &(u64, usize), &(b, behind): &(u64, usize)| {
-            a == b && read.user(at) == read.user(behind)
-        };
-        for same in order.chunk_by(one) {
-            // Nearly all of a restore: nothing of it is looked at before it is copied.
-            if let &[only] = same
-                && read.erasing.is_empty()
-            {
-                kept.push(only);
-                continue;
-            }
-            let begin = kept.len();
-            for &(order, at) in same {
-                let version = read.version(at);
-                if version.is_none() {
-                    kept.truncate(begin);
-                    erased.insert(read.user(at));
-                    continue;
-                }
-                // Read twice: the later one counts.
-                let same = |&(_, before): &(u64, usize)| read.version(before) == version;
-                if kept[begin..].last().is_some_and(same) {
-                    kept.pop();
-                }
-                kept.push((order, at));
-            }
-            if let [_, .., (_, last)] = kept[begin..] {
-                let oldest = read.version(last).map(|v| v.saturating_sub(self.history));
-                let all = kept[begin..].iter();
-                let older = all.take_while(|&&(_, at)| read.version(at) < oldest);
-                let older = older.count();
-                kept.drain(begin..begin + older);
-            }
-        }
-        for user in erased {
-            packed::erase(&self.database, partition, &String::from_utf8_lossy(user))?;
-        }
-        let states = kept.iter().map(|&(order, at)| (order, read.record(at)));
-        packed::write(&self.database, partition, states)
+        let mut restoring = self.restoring(partition)?;
+        restoring.take(read, applied, true)?;
+        restoring.take(&ReadBack::default(), applied, false)
     }
 }

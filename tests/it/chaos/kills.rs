@@ -28,12 +28,13 @@ pub fn in_restore(run: &mut Run<'_>) {
     // Everything must be read back.
     std::fs::remove_dir_all(run.case.folder("a")).unwrap();
     for _ in 0..2 {
-        // While it reads; when something is packed, before its position; and when that is written.
+        // While it reads; in the middle of a run; behind it, before its position; and when that is written.
         let (step, most) = [
             ("record_restored", 15),
+            ("run_going_on", 1),
             ("run_written", 1),
             ("view_begun", 2),
-        ][run.rng.usize(..3)];
+        ][run.rng.usize(..4)];
         let times = run.rng.u64(1..=most);
         run.start_armed("a", &format!("{step}:{times}"));
         run.died("a");
