@@ -1,6 +1,7 @@
 //! The transaction: what was made of the events and the offsets behind them become visible together, or not at all.
 
 mod deliveries;
+mod raw;
 #[cfg(test)]
 mod tests;
 
@@ -13,12 +14,13 @@ use rdkafka::config::ClientConfig;
 use rdkafka::consumer::ConsumerGroupMetadata;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{Header, OwnedHeaders};
-use rdkafka::producer::{BaseRecord, Producer, PurgeConfig, ThreadedProducer};
+use rdkafka::producer::{BaseRecord, Producer, ProducerContext, PurgeConfig, ThreadedProducer};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use rdkafka::types::RDKafkaRespErr;
 
 use crate::{event, failpoint};
 use deliveries::{Deliveries, Undelivered};
+pub use raw::Records;
 
 /// What the transactional producer needs to know.
 #[derive(Debug, Clone)]
@@ -165,6 +167,37 @@ pub struct Committer {
     timeout: Duration,
 }
 
+/// The transactional producer's own configuration.
+fn client(config: &Config) -> ClientConfig {
+    let timeout_ms = config.transaction_timeout.as_millis().to_string();
+    let mut client = ClientConfig::new();
+    client.set("queue.buffering.max.kbytes", "65536");
+    client.set("linger.ms", "5");
+    // Batches stay as small as ever (batch.size). What a topic takes is for the topic to say: a dead letter is the
+    // input's record and limn's headers, and must not be refused here because the input allows large ones.
+    client.set("message.max.bytes", LARGEST);
+    client.extend(config.properties.iter().cloned());
+    // These carry the guarantees and are not the user's to change.
+    client
+        .set("transactional.id", &config.transactional_id)
+        .set("enable.idempotence", "true")
+        .set("transaction.timeout.ms", &timeout_ms)
+        .set("message.timeout.ms", &timeout_ms);
+    client
+}
+
+/// Waits until nothing is outstanding, and has what lingers sent at once; false after `wait`. The producer's own thread serves
+/// the delivery reports meanwhile.
+///
+/// The binding's `flush` serves them itself, in stretches of 100 ms that nothing ends early, and a commit begins with one.
+fn flush<C: ProducerContext + 'static>(producer: &ThreadedProducer<C>, wait: Duration) -> bool {
+    let ms = i32::try_from(wait.as_millis()).unwrap_or(i32::MAX);
+    let producer = producer.client().native_ptr();
+    // SAFETY: the pointer is the producer's, which outlives the call, and any thread may flush (rdkafka.h).
+    let flushed = unsafe { rdkafka::bindings::rd_kafka_flush(producer, ms) };
+    flushed == RDKafkaRespErr::RD_KAFKA_RESP_ERR_NO_ERROR
+}
+
 impl Committer {
     /// Connects, and ends whatever a former producer of this name left open.
     ///
@@ -176,21 +209,7 @@ impl Committer {
             doing,
             reason: error.to_string(),
         };
-        let timeout_ms = config.transaction_timeout.as_millis().to_string();
-        let mut client = ClientConfig::new();
-        client.set("queue.buffering.max.kbytes", "65536");
-        client.set("linger.ms", "5");
-        // Batches stay as small as ever (batch.size). What a topic takes is for the topic to say: a dead letter is the
-        // input's record and limn's headers, and must not be refused here because the input allows large ones.
-        client.set("message.max.bytes", LARGEST);
-        client.extend(config.properties.iter().cloned());
-        // These carry the guarantees and are not the user's to change.
-        client
-            .set("transactional.id", &config.transactional_id)
-            .set("enable.idempotence", "true")
-            .set("transaction.timeout.ms", &timeout_ms)
-            .set("message.timeout.ms", &timeout_ms);
-        let producer: ThreadedProducer<Deliveries> = client
+        let producer: ThreadedProducer<Deliveries> = client(config)
             .create_with_context(Deliveries::default())
             .map_err(failed)?;
         producer.init_transactions(wait).map_err(failed)?;
@@ -233,16 +252,8 @@ impl Committer {
         }
     }
 
-    /// Waits until nothing is outstanding, and has what lingers sent at once; false after `wait`. The producer's own thread serves
-    /// the delivery reports meanwhile.
-    ///
-    /// The binding's `flush` serves them itself, in stretches of 100 ms that nothing ends early, and a commit begins with one.
     fn flush(&self, wait: Duration) -> bool {
-        let ms = i32::try_from(wait.as_millis()).unwrap_or(i32::MAX);
-        let producer = self.producer.client().native_ptr();
-        // SAFETY: the pointer is the producer's, which outlives the call, and any thread may flush (rdkafka.h).
-        let flushed = unsafe { rdkafka::bindings::rd_kafka_flush(producer, ms) };
-        flushed == RDKafkaRespErr::RD_KAFKA_RESP_ERR_NO_ERROR
+        flush(&self.producer, wait)
     }
 
     fn apart(&self) -> MutexGuard<'_, HashSet<String>> {

@@ -1,7 +1,9 @@
 //! The stream without a model's cost: fill a topic, fold it, read the profiles back, and say how fast that was.
 
+use std::panic::resume_unwind;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
 use serde::Serialize;
@@ -11,11 +13,12 @@ use super::Input;
 use super::input::mapping;
 use crate::clock::SystemClock;
 use crate::codec::{Format, Partitioner};
+use crate::commit;
 use crate::demo::peak_memory_bytes;
 use crate::engine::Engine;
 use crate::load;
 use crate::pipeline::{self, Commit, Parts, Phase, Status};
-use crate::source::{self, Counted, Start};
+use crate::source::{self, Counted, Start, Wanted};
 use crate::store::{self, Store};
 use crate::topics::{self, Admin, Finding};
 
@@ -29,6 +32,8 @@ pub struct Options {
     /// How often it is folded, each time by a group of its own into topics of its own; the last time is what is reported.
     /// None is once.
     pub runs: u32,
+    /// Whether it is measured too what a program reaches that computes nothing ([`Report::ceiling_events_per_second`]).
+    pub ceiling: bool,
     /// The pipeline as it is configured; its input, its topics and its group are replaced by the bench's own.
     pub pipeline: pipeline::Config,
     /// The output topics' properties; their names are replaced.
@@ -83,6 +88,10 @@ pub struct Report {
     pub raw_profiles_records_per_second: f64,
     /// The same input through librdkafka, doing nothing else.
     pub raw_consume_events_per_second: f64,
+    /// The same, while the records that limn has written, as far as Kafka has not compacted them, are written again, without
+    /// offsets, in transactions of `commit.interval`, and nothing is computed: what any program with these outputs could reach at the best.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ceiling_events_per_second: Option<f64>,
 }
 
 /// Why nothing was measured.
@@ -94,6 +103,9 @@ pub enum Error {
     /// The input could not be written.
     #[error(transparent)]
     Load(#[from] load::Error),
+    /// The records that limn wrote could not be written again.
+    #[error(transparent)]
+    Commit(#[from] commit::Error),
     /// The input could not be read.
     #[error(transparent)]
     Source(#[from] source::Error),
@@ -237,6 +249,16 @@ async fn measure(
     tell("reading the profiles back");
     remove(&options.store.folder)?;
     let restored = fold(&options, engine, tell).await?;
+    let ceiling = if options.ceiling {
+        tell("reading the events and writing limn's records again, and nothing else");
+        let written = recorded(&options, &topics)?;
+        let (options, topics) = own(&options, name, runs + 1);
+        names.extend(outputs(&topics));
+        make(admin, &topics).await?;
+        Some(ceiling(&options, &written)?)
+    } else {
+        None
+    };
     let mut commits = folded.commits;
     commits.sort_unstable();
     let quantile = |share: f64| {
@@ -264,6 +286,7 @@ async fn measure(
         restore_records_per_second: profiles.records as f64 / restored.restore_seconds,
         raw_profiles_records_per_second: rate(profiles),
         raw_consume_events_per_second: rate(input),
+        ceiling_events_per_second: ceiling,
     })
 }
 
@@ -275,6 +298,13 @@ fn outputs(topics: &topics::Config) -> impl Iterator<Item = String> {
         .map(str::to_owned)
 }
 
+async fn make(admin: &Admin, topics: &topics::Config) -> Result<(), Error> {
+    let plan = admin.plan(topics).await;
+    let refused = admin.create(topics, &plan).await;
+    let finding = plan.findings.into_iter().chain(refused).next();
+    finding.map_or(Ok(()), |finding| Err(Error::Topics(finding)))
+}
+
 /// Makes a run's topics, and folds all that was written.
 async fn fold_all(
     options: &Options,
@@ -284,11 +314,7 @@ async fn fold_all(
     written: u64,
     tell: &mut impl FnMut(&str),
 ) -> Result<Folded, Error> {
-    let plan = admin.plan(topics).await;
-    let refused = admin.create(topics, &plan).await;
-    if let Some(finding) = plan.findings.into_iter().chain(refused).next() {
-        return Err(Error::Topics(finding));
-    }
+    make(admin, topics).await?;
     let folded = fold(options, engine, tell).await?;
     let (done, dead) = (folded.status.events_committed, folded.status.dead_lettered);
     if done != written {
@@ -305,6 +331,58 @@ fn raw(options: &Options, topic: &str) -> Result<Counted, Error> {
     let source = &options.pipeline.source;
     let counted = source::count(&source.properties, &source.group, topic, options.timeout)?;
     Ok(counted)
+}
+
+/// The records of a run, for the next one's topics.
+fn recorded(options: &Options, topics: &topics::Config) -> Result<commit::Records, Error> {
+    let from = [&topics.changes, &topics.profiles, &topics.checkpoints];
+    let wanted = from.iter().flat_map(|&topic| {
+        (0..options.partitions).map(|partition| Wanted {
+            topic: topic.clone(),
+            partition,
+            from: 0,
+        })
+    });
+    let wanted: Vec<Wanted> = wanted.collect();
+    let mut records = commit::Records::default();
+    source::restore::<source::Error>(
+        &options.pipeline.source.properties,
+        &options.pipeline.source.group,
+        &wanted,
+        options.timeout,
+        &AtomicBool::new(false),
+        |back| {
+            let topic = from.iter().position(|topic| **topic == back.topic);
+            records.push(
+                topic.unwrap_or_default(),
+                back.partition,
+                back.key(),
+                back.value(),
+            );
+            Ok(())
+        },
+    )?;
+    Ok(records)
+}
+
+/// Events a second where they are only read, and records only written, both at once.
+#[allow(clippy::cast_precision_loss)] // rates
+fn ceiling(options: &Options, records: &commit::Records) -> Result<f64, Error> {
+    let pipeline = &options.pipeline;
+    let to = &pipeline.topics;
+    let topics = [&to.changes, &to.profiles, &to.checkpoints].map(String::as_str);
+    let every = pipeline.commit_interval;
+    let (read, written) = std::thread::scope(|scope| {
+        let written =
+            scope.spawn(|| records.write(&pipeline.commit, topics, every, options.timeout));
+        let read = raw(options, &pipeline.source.topic);
+        (
+            read,
+            written.join().unwrap_or_else(|panic| resume_unwind(panic)),
+        )
+    });
+    let (read, written) = (read?, written?);
+    Ok(read.records as f64 / read.seconds.max(written.as_secs_f64()))
 }
 
 fn fill(options: &Options, topic: &str) -> Result<u64, Error> {

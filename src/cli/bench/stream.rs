@@ -31,6 +31,9 @@ pub struct Args {
     /// How often they are folded, each time anew; the last time is reported, when limn's memory and the broker's code are warm.
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=100))]
     runs: u32,
+    /// Measure too how fast the events can be read and limn's records written by whoever computes nothing. Holds these records in memory.
+    #[arg(long)]
+    ceiling: bool,
     /// How uneven the users are: the n-th comes with a share of 1/n^ZIPF; 0: one after another.
     #[arg(long, default_value_t = 0.0)]
     zipf: f64,
@@ -57,6 +60,7 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
         },
         partitions: args.partitions,
         runs: args.runs,
+        ceiling: args.ceiling,
         pipeline: crate::cli::run::pipeline(&config, String::new()),
         topics: config.topics.clone(),
         store: config.store.room(),
