@@ -16,8 +16,8 @@ const PIECE_BYTES: usize = if cfg!(debug_assertions) {
     256 << 10
 };
 
-/// Pieces that wait for each of those who write: the reader hardly ever waits.
-const WAITING: usize = 8;
+/// Pieces that wait for each of those who write: while both wait for the disk, the reader goes on.
+const WAITING: usize = 32;
 
 /// So many partitions at most have something that waits, or a run that was begun: more than are read at a time
 /// (`source::restore`).

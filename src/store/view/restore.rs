@@ -17,6 +17,9 @@ const PACKED_FROM: usize = if cfg!(debug_assertions) {
 /// Records that are copied at once where they are not packed.
 const AT_ONCE: usize = 4096;
 
+/// Bytes of memory that are used again.
+const KEPT: usize = 1 << 20;
+
 /// About how many bytes the name of a user takes that was erased.
 const ERASED: usize = 64;
 
@@ -54,10 +57,11 @@ impl ReadBack {
         self.bytes.len() + self.begins.len() * size_of::<usize>() + erased
     }
 
-    /// Nothing, in the memory that this one had.
+    /// Nothing, in the memory that this one had, unless a record was very large.
     #[must_use]
     pub fn emptied(mut self) -> Self {
         self.bytes.clear();
+        self.bytes.shrink_to(KEPT);
         self.begins.clear();
         self.erased.clear();
         self
