@@ -62,14 +62,18 @@ impl Records {
         let producer: ThreadedProducer<DefaultProducerContext> =
             client(config).create().map_err(failed)?;
         producer.init_transactions(wait).map_err(failed)?;
+        // limn's own records have it, and it is a part of what they cost.
+        let (name, value) = format_header();
+        let value = value.as_deref();
+        let headers = OwnedHeaders::new().insert(Header { key: &name, value });
         let began = Instant::now();
         let mut rest = self.records.iter();
         while rest.len() > 0 {
             producer.begin_transaction().map_err(failed)?;
             let until = Instant::now() + every;
             while let Some(record) = rest.next() {
-                self.send(&producer, topics[record.topic], record)
-                    .map_err(failed)?;
+                let outgoing = self.outgoing(topics[record.topic], record);
+                send(&producer, outgoing.headers(headers.clone())).map_err(failed)?;
                 // The clock is not looked at for each.
                 if rest.len().is_multiple_of(256) && Instant::now() >= until {
                     break;
@@ -85,30 +89,27 @@ impl Records {
         Ok(began.elapsed())
     }
 
-    fn send(
-        &self,
-        producer: &ThreadedProducer<DefaultProducerContext>,
-        topic: &str,
-        record: &Record,
-    ) -> Result<(), KafkaError> {
+    fn outgoing<'a>(&'a self, topic: &'a str, record: &Record) -> BaseRecord<'a, [u8], [u8]> {
         let bytes = |range: &Option<Range<usize>>| range.clone().map(|range| &self.bytes[range]);
-        let mut outgoing: BaseRecord<'_, [u8], [u8]> =
-            BaseRecord::to(topic).partition(record.partition);
-        // limn's own records have it, and it is a part of what they cost.
-        let (name, value) = format_header();
-        let value = value.as_deref();
-        outgoing = outgoing.headers(OwnedHeaders::new().insert(Header { key: &name, value }));
+        let mut outgoing = BaseRecord::to(topic).partition(record.partition);
         outgoing.key = bytes(&record.key);
         outgoing.payload = bytes(&record.value);
-        loop {
-            match producer.send(outgoing) {
-                Ok(()) => return Ok(()),
-                Err((KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull), back)) => {
-                    outgoing = back;
-                    std::thread::sleep(Duration::from_millis(1));
-                }
-                Err((error, _)) => return Err(error),
+        outgoing
+    }
+}
+
+fn send(
+    producer: &ThreadedProducer<DefaultProducerContext>,
+    mut outgoing: BaseRecord<'_, [u8], [u8]>,
+) -> Result<(), KafkaError> {
+    loop {
+        match producer.send(outgoing) {
+            Ok(()) => return Ok(()),
+            Err((KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull), back)) => {
+                outgoing = back;
+                std::thread::sleep(Duration::from_millis(1));
             }
+            Err((error, _)) => return Err(error),
         }
     }
 }

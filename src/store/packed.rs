@@ -17,7 +17,7 @@ mod sorted;
 
 use std::collections::BTreeMap;
 use std::ops::Bound;
-use std::sync::PoisonError;
+use std::sync::{MutexGuard, PoisonError};
 
 use block::Block;
 pub(super) use block::{BLOCK_BYTES, Packed, append, split, user};
@@ -139,10 +139,9 @@ fn remove(database: &Database, prefix: &[u8]) -> Result<(), Error> {
 pub(super) fn clear(database: &Database, partition: Option<i32>) -> Result<(), Error> {
     // First: nobody looks for them then.
     database.with(|trees| {
-        let mut runs = trees.runs.lock().unwrap_or_else(PoisonError::into_inner);
         match partition {
-            Some(partition) => drop(runs.remove(&partition)),
-            None => runs.clear(),
+            Some(partition) => drop(known(trees).remove(&partition)),
+            None => known(trees).clear(),
         }
         Ok(())
     })?;
@@ -150,29 +149,31 @@ pub(super) fn clear(database: &Database, partition: Option<i32>) -> Result<(), E
     remove(database, &prefix)
 }
 
-/// Removes what is left of runs of a partition that have not come to their ends, and tells the number of the next one.
-pub(super) fn remove_unended(database: &Database, partition: i32) -> Result<u32, Error> {
+/// Removes what is left of runs of a partition that have not come to their ends.
+pub(super) fn remove_unended(database: &Database, partition: i32) -> Result<(), Error> {
     loop {
         let last = database.with(|trees| {
             let mut keys = trees.packed.scan_prefix(partition.to_be_bytes()).keys();
             let last = keys.next_back().transpose()?;
             last.map(|key| Ok((place(&key)?.1, key))).transpose()
         })?;
-        let Some((run, key)) = last else {
-            return Ok(0);
-        };
-        let next = ended(partition, run, &key);
-        if next > run & !INDEXED {
-            return Ok(next);
+        match last {
+            Some((run, key)) if ended(partition, run, &key) == run & !INDEXED => {
+                remove(database, &run_key(partition, run))?;
+            }
+            _ => return Ok(()),
         }
-        remove(database, &run_key(partition, run))?;
     }
+}
+
+/// Which runs there are.
+fn known(trees: &Trees) -> MutexGuard<'_, BTreeMap<i32, Runs>> {
+    trees.runs.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// The runs of a partition, oldest first.
 fn runs(trees: &Trees, partition: i32) -> impl DoubleEndedIterator<Item = (u32, bool)> + use<> {
-    let runs = trees.runs.lock().unwrap_or_else(PoisonError::into_inner);
-    let Runs { sorted, count } = runs.get(&partition).copied().unwrap_or_default();
+    let Runs { sorted, count } = known(trees).get(&partition).copied().unwrap_or_default();
     (0..count).map(move |run| (run, run < sorted))
 }
 

@@ -2,13 +2,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::mem;
-use std::sync::PoisonError;
 
 use super::super::Error;
 use super::super::database::{Database, cost};
 use super::block::{Block, Sealer};
 use super::index::{self, Entry, MOST_BLOCKS};
-use super::{Kind, Runs, block_key, erase, indexed_key, put, remove_unended};
+use super::{Kind, block_key, erase, indexed_key, known, put};
 use crate::failpoint;
 
 /// States and erasures behind which a run ends: its index is in memory until then. Few in a debug build, so that the tests and the
@@ -41,9 +40,10 @@ pub(in crate::store) struct Run<'a> {
 }
 
 impl<'a> Run<'a> {
-    /// The next run of a partition, which nobody else writes to.
+    /// The next run of a partition, which nobody else writes to and of which nothing unended is left ([`super::remove_unended`]).
     pub(in crate::store) fn begin(database: &'a Database, partition: i32) -> Result<Self, Error> {
-        let number = remove_unended(database, partition)?;
+        let before = database.with(|trees| Ok(known(trees).get(&partition).copied()))?;
+        let number = before.unwrap_or_default().count;
         Ok(Self {
             database,
             partition,
@@ -121,9 +121,8 @@ impl<'a> Run<'a> {
         put(self.database, &end, Vec::new())?;
         failpoint::pass("run_written");
         self.database.with(|trees| {
-            let mut runs = trees.runs.lock().unwrap_or_else(PoisonError::into_inner);
-            let of = runs.entry(self.partition).or_insert(Runs::default());
-            of.count = self.number.saturating_add(1);
+            let mut known = known(trees);
+            known.entry(self.partition).or_default().count = self.number.saturating_add(1);
             Ok(())
         })
     }

@@ -69,45 +69,4 @@ pub(super) fn blocks(
 }
 
 #[cfg(test)]
-pub(super) mod tests {
-    use super::super::super::database::Database;
-    use super::super::super::seal;
-    use super::super::block::Sealer;
-    use super::super::counts;
-    use super::{COMPRESSED, PLAIN, block_key, order};
-
-    /// Writes a run as limn wrote it when the folder had format 3 or, `compressed`, 4.
-    pub(in super::super) fn write(
-        database: &Database,
-        (partition, run): (i32, u32),
-        users: &[String],
-        state: &[u8],
-        compressed: bool,
-    ) {
-        let mut all: Vec<_> = users.iter().map(|u| (order(u.as_bytes()), u)).collect();
-        all.sort();
-        database
-            .with(|trees| {
-                for some in all.chunks(50) {
-                    let mut block = Vec::new();
-                    for (_, user) in some {
-                        block.extend_from_slice(&(user.len() as u64).to_be_bytes());
-                        block.extend_from_slice(user.as_bytes());
-                        block.extend_from_slice(&1u64.to_be_bytes());
-                        block.extend_from_slice(&(state.len() as u64).to_be_bytes());
-                        block.extend_from_slice(state);
-                    }
-                    let key = block_key(partition, run, some[0].0, 0);
-                    let sealed = if compressed {
-                        Sealer::of(PLAIN, COMPRESSED).seal(&key, &block)
-                    } else {
-                        seal(PLAIN, &key, &[&block])
-                    };
-                    trees.packed.insert(&key, sealed)?;
-                }
-                *trees.runs.lock().unwrap() = counts(&trees.packed)?;
-                Ok(())
-            })
-            .unwrap();
-    }
-}
+pub(super) mod tests;

@@ -17,11 +17,11 @@ const AT: Applied = Applied {
 };
 
 /// Each two users in turn have one hash ([`Entry::new`]).
-fn name(user: usize) -> String {
+pub(super) fn name(user: usize) -> String {
     format!("user{}|{user}", user / 2)
 }
 
-fn change(partition: i32, user: &str, state: Option<(u64, String)>) -> Change {
+pub(super) fn change(partition: i32, user: &str, state: Option<(u64, String)>) -> Change {
     Change {
         partition,
         user: user.into(),
@@ -29,7 +29,7 @@ fn change(partition: i32, user: &str, state: Option<(u64, String)>) -> Change {
     }
 }
 
-fn apply(view: &View, changes: Vec<Change>) {
+pub(super) fn apply(view: &View, changes: Vec<Change>) {
     let batch = ViewBatch {
         changes,
         ..ViewBatch::default()
@@ -37,13 +37,18 @@ fn apply(view: &View, changes: Vec<Change>) {
     view.apply(&batch).unwrap();
 }
 
-fn restore(view: &View, partition: i32, changes: impl IntoIterator<Item = Change>) {
+pub(super) fn restore(view: &View, partition: i32, changes: impl IntoIterator<Item = Change>) {
     let read = changes.into_iter().collect();
     view.restored(partition, &read, AT).unwrap();
 }
 
 /// Takes what was read back in pieces of so many, of which the view is told that more follow; the end is missing.
-fn begin<'a>(view: &'a View, partition: i32, changes: &[Change], pieces: usize) -> Restoring<'a> {
+pub(super) fn begin<'a>(
+    view: &'a View,
+    partition: i32,
+    changes: &[Change],
+    pieces: usize,
+) -> Restoring<'a> {
     let mut restoring = view.restoring(partition).unwrap();
     for some in changes.chunks(pieces) {
         let read = some.iter().cloned().collect();
@@ -67,7 +72,7 @@ fn written(database: &Database) -> (usize, usize) {
 }
 
 /// The runs of a partition.
-fn runs_of(database: &Database, partition: i32) -> u32 {
+pub(super) fn runs_of(database: &Database, partition: i32) -> u32 {
     let count = |trees: &Trees| Ok(runs(trees, partition).count());
     database.with(count).unwrap().try_into().unwrap()
 }
@@ -260,28 +265,6 @@ fn what_is_on_the_disk_is_found_by_any_limn() {
 }
 
 #[test]
-fn a_run_that_was_cut_off_behind_sorted_ones_goes_and_they_stay() {
-    let (database, folder) = temporary();
-    let users: Vec<String> = (0..100).map(name).collect();
-    sorted::tests::write(&database, (0, 0), &users, b"of then", true);
-    let view = View::new(Arc::clone(&database), 0);
-    let many: Vec<_> = (0..60)
-        .map(|n| change(0, &name(n), Some((2, "secret".repeat(200)))))
-        .collect();
-    drop(begin(&view, 0, &many, 20));
-    drop((view, database));
-    let database = Arc::new(Database::open(&folder.path().join("db"), 1 << 20).unwrap());
-    let view = View::new(Arc::clone(&database), 0);
-    assert!(everything(&database).0.contains("secret"));
-    assert_eq!(runs_of(&database, 0), 1);
-    drop(view.restoring(0).unwrap());
-    assert!(!everything(&database).0.contains("secret"));
-    for user in &users {
-        assert_eq!(view.get(0, user).unwrap().unwrap(), b"of then");
-    }
-}
-
-#[test]
 fn many_states_are_few_values_and_each_is_found() {
     let (database, _folder) = temporary();
     let view = View::new(Arc::clone(&database), 2);
@@ -354,7 +337,7 @@ fn little_is_written_state_by_state_unless_more_follows() {
 }
 
 /// All that is written: values, with the entries of indexes.
-fn everything(database: &Database) -> (String, Vec<u64>) {
+pub(super) fn everything(database: &Database) -> (String, Vec<u64>) {
     let all = |trees: &Trees| {
         let (mut left, mut hashes) = (Vec::new(), Vec::new());
         for entry in trees.packed.iter() {
@@ -718,71 +701,4 @@ fn a_run_is_written_about_once_and_not_as_often_as_its_pages_change() {
     let log = std::fs::metadata(path.join("db")).unwrap().len();
     assert!(log >= bytes, "{log} bytes of log for {bytes}");
     assert!(log < bytes * 3 / 2, "{log} bytes of log for {bytes}");
-}
-
-#[test]
-fn runs_of_formats_3_and_4_of_the_folder_are_read_erased_from_and_written_behind() {
-    for compressed in [false, true] {
-        let (database, folder) = temporary();
-        let users: Vec<String> = (0..400).map(name).collect();
-        sorted::tests::write(&database, (0, 0), &users, b"of then", compressed);
-        let view = View::new(Arc::clone(&database), 0);
-        let now = [change(0, &users[3], Some((2, "of now".to_owned())))];
-        restore(
-            &view,
-            0,
-            now.into_iter().chain([change(0, &users[7], None)]),
-        );
-        apply(&view, vec![change(0, &users[5], None)]);
-        let check = |view: &View| {
-            for (n, user) in users.iter().enumerate() {
-                let expected = match n {
-                    3 => Some(&b"of now"[..]),
-                    5 | 7 => None,
-                    _ => Some(&b"of then"[..]),
-                };
-                assert_eq!(view.get(0, user).unwrap().as_deref(), expected, "{user}");
-            }
-            assert_eq!(view.states(0).map(Result::unwrap).count(), users.len() - 2);
-        };
-        check(&view);
-        assert_eq!(runs_of(&database, 0), 2);
-        drop((view, database));
-        let database = Arc::new(Database::open(&folder.path().join("db"), 1 << 20).unwrap());
-        check(&View::new(Arc::clone(&database), 0));
-        let expected = Runs {
-            sorted: 1,
-            count: 2,
-        };
-        let found = database.with(|trees| counts(&trees.packed)).unwrap();
-        assert_eq!(found.into_iter().collect::<Vec<_>>(), [(0, expected)]);
-    }
-}
-
-#[test]
-fn places_that_a_crash_has_left_in_a_run_of_format_4_are_passed_over() {
-    let (database, folder) = temporary();
-    let users: Vec<String> = (0..400).map(name).collect();
-    sorted::tests::write(&database, (0, 0), &users, b"of then", true);
-    database
-        .with(|trees| {
-            for key in trees.packed.iter().keys() {
-                trees.packed.insert(key?, &[])?;
-            }
-            Ok(())
-        })
-        .unwrap();
-    drop(database);
-    let database = Arc::new(Database::open(&folder.path().join("db"), 1 << 20).unwrap());
-    let view = View::new(Arc::clone(&database), 0);
-    assert_eq!(view.get(0, &users[3]).unwrap(), None);
-    assert_eq!(view.states(0).count(), 0);
-    let changes = (0..400).map(|n| change(0, &name(n), Some((1, format!("of {n}")))));
-    restore(&view, 0, changes);
-    assert_eq!(runs_of(&database, 0), 2);
-    for n in 0..400 {
-        let expected = Some(format!("of {n}").into_bytes());
-        assert_eq!(view.get(0, &name(n)).unwrap(), expected);
-    }
-    assert_eq!(view.states(0).map(Result::unwrap).count(), 400);
 }
