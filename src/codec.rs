@@ -229,12 +229,28 @@ impl Decoder {
     /// # Errors
     /// [`Rejected`]: the record belongs to the dead letters.
     pub fn decode(&self, record: &Record, timestamp_ms: Option<i64>) -> Result<Decoded, Rejected> {
-        // One way in for both: what is accepted here cannot be refused when the window is folded.
-        let read = self.read(record, timestamp_ms)?;
+        if let Some(glance) = self.glance(record) {
+            return Ok(Decoded {
+                time_ms: event_time(glance.time_ms, timestamp_ms)?,
+                user: glance.user.into(),
+            });
+        }
+        // One way in for both, and a glance takes nothing else: what is accepted here cannot be refused when the window is folded.
+        let read = self.read(record.key.as_deref(), record.value.as_deref(), timestamp_ms)?;
         Ok(Decoded {
             user: read.user_id.into(),
             time_ms: read.time_ms,
         })
+    }
+
+    fn glance<'a>(&self, record: &'a Record) -> Option<json::Glance<'a>> {
+        let (Reader::Json(reader), Some(value)) = (&self.format, record.value.as_deref()) else {
+            return None;
+        };
+        if value.len() > self.config.max_event_bytes {
+            return None;
+        }
+        reader.glance(value, record.key.as_deref(), self.config.max_text_bytes)
     }
 
     /// Whose event a record is that [`Decoder::decode`] refuses, as far as can be told: the value's user, else the key,
@@ -265,15 +281,29 @@ impl Decoder {
         record: &Record,
         timestamp_ms: Option<i64>,
     ) -> Result<proto::Interaction, Rejected> {
-        self.read(record, timestamp_ms).map(Into::into)
+        self.interaction_of(record.key.as_deref(), record.value.as_deref(), timestamp_ms)
+    }
+
+    /// As [`Decoder::interaction`], of a record's key and value.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn interaction_of(
+        &self,
+        key: Option<&[u8]>,
+        value: Option<&[u8]>,
+        timestamp_ms: Option<i64>,
+    ) -> Result<proto::Interaction, Rejected> {
+        self.read(key, value, timestamp_ms).map(Into::into)
     }
 
     fn read<'a>(
         &self,
-        record: &'a Record,
+        key: Option<&'a [u8]>,
+        value: Option<&'a [u8]>,
         timestamp_ms: Option<i64>,
     ) -> Result<Read<'a>, Rejected> {
-        let Some(value) = record.value.as_deref() else {
+        let Some(value) = value else {
             return Err(Rejected::new(Reason::NullValue, "the value is null"));
         };
         let too_long = |what: &str, bytes: usize, most: usize| {
@@ -286,7 +316,7 @@ impl Decoder {
         let most = self.config.max_text_bytes;
         let mut read = match &self.format {
             Reader::Protobuf => protobuf::read(value)?.into(),
-            Reader::Json(reader) => reader.read(value, record.key.as_deref(), most)?,
+            Reader::Json(reader) => reader.read(value, key, most)?,
         };
         if read.user_id.is_empty() {
             return Err(Rejected::new(Reason::NoUser, "there is no user id"));

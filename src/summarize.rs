@@ -11,7 +11,7 @@ mod tests;
 
 pub use budget::check;
 pub use done::Done;
-use done::settle;
+use done::{Settled, settle};
 pub use gate::Refusal;
 pub use prompt::{Line, Prompt, TemplateError};
 
@@ -21,10 +21,9 @@ use std::time::Duration;
 
 use crate::codec::{self, Reason, Rejected, proto};
 use crate::engine::{self, Engine, Output, Prepared, Request, Sampling};
-use crate::event::Event;
 use crate::profile;
 use crate::store::{self, Store};
-use crate::window::{CloseReason, Closed};
+use crate::window::{Bag, CloseReason, Closed, View};
 use crate::{failpoint, metrics};
 
 /// How updates are made.
@@ -79,7 +78,7 @@ pub struct Update {
     /// The new summary.
     pub summary: String,
     /// The events that it was made of.
-    pub events: Vec<Event>,
+    pub events: Bag,
     /// How many closed windows these complete.
     pub windows: u32,
     /// Why the last of the windows touched closed.
@@ -174,27 +173,16 @@ impl Summarizer {
             rest: job.windows,
             refusals: Vec::new(),
         };
-        let waiting = done.rest.iter().flat_map(|w| w.events.iter());
-        let mut events: Vec<Event> = waiting.take(self.max_events()).collect();
-        let mut lines = Vec::with_capacity(events.len());
-        for event in &events {
-            match self.line(&job.topic, job.partition, event) {
-                Ok(line) => lines.push(line),
-                // Its template fails on it, or it was accepted under another configuration and cannot be read any more.
-                // One event must not hold up the others.
-                Err(rejected) if lines.is_empty() => {
-                    return Ok(done.give_up_first(events, rejected));
-                }
-                Err(_) => break,
-            }
+        let (mut lines, rejected) = self.lines(&job.topic, job.partition, &done.rest);
+        if let Some(rejected) = rejected.filter(|_| lines.is_empty()) {
+            return Ok(done.give_up_first(rejected));
         }
         let before = job.profile.as_ref().map_or("", |p| p.summary.as_str());
         let (mut count, prepared) = match self.fit(before, &lines)? {
             Fit::Takes(count, prepared) => (count, prepared),
-            Fit::Not(rejected) => return Ok(done.give_up_first(events, rejected)),
+            Fit::Not(rejected) => return Ok(done.give_up_first(rejected)),
         };
         // What the model is not asked about need not be here twice for as long as it takes.
-        events.truncate(count);
         lines.truncate(count);
         let mut usage = proto::Usage::default();
         let mut answer = self
@@ -209,8 +197,11 @@ impl Summarizer {
                     .await?;
             }
         }
-        events.truncate(count);
-        let (windows, reason) = settle(&mut done.rest, count);
+        let Settled {
+            events,
+            windows,
+            reason,
+        } = settle(&mut done.rest, count);
         match answer {
             Some((summary, call)) => {
                 done.update = Some(Update {
@@ -234,7 +225,7 @@ impl Summarizer {
                     events.len()
                 );
                 let reason = Reason::Refused;
-                done.dead.extend(events.into_iter().map(|e| {
+                done.dead.extend(events.iter().map(|e| {
                     (
                         e,
                         Rejected {
@@ -248,12 +239,32 @@ impl Summarizer {
         Ok(done)
     }
 
+    /// The lines of the events that may be folded together, up to the first that has none, and why that has none.
+    fn lines(
+        &self,
+        topic: &Arc<str>,
+        partition: i32,
+        windows: &VecDeque<Closed>,
+    ) -> (Vec<String>, Option<Rejected>) {
+        let mut lines = Vec::new();
+        let waiting = windows.iter().flat_map(|w| w.events.views());
+        for event in waiting.take(self.max_events()) {
+            match self.line(topic, partition, event) {
+                Ok(line) => lines.push(line),
+                // Its template fails on it, or it was accepted under another configuration and cannot be read any more.
+                // One event must not hold up the others.
+                Err(rejected) => return (lines, Some(rejected)),
+            }
+        }
+        (lines, None)
+    }
+
     /// An event's line in the prompt.
-    fn line(&self, topic: &Arc<str>, partition: i32, event: &Event) -> Result<String, Rejected> {
+    fn line(&self, topic: &Arc<str>, partition: i32, event: View<'_>) -> Result<String, Rejected> {
         let interaction = if self.prompt.reads_events() {
             // The event time was settled when the event was read.
             self.decoder
-                .interaction(&event.record, Some(event.time_ms))?
+                .interaction_of(event.key, event.value, Some(event.time_ms))?
         } else {
             proto::Interaction::default()
         };

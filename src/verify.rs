@@ -125,7 +125,7 @@ pub fn verify(options: &Options, tell: &mut impl FnMut(&str)) -> Result<Report, 
         account.input_begins(*partition, *low);
     }
     read(&options.input, all(&input), &mut |mut back| {
-        account.input(place(&back), back.timestamp_ms, &back.record());
+        account.input(place(&back), back.timestamp_ms(), &back.record());
     })?;
     Ok(account.finish())
 }

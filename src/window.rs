@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::event::Event;
-pub use bag::Bag;
+pub use bag::{Bag, View};
 use users::Users;
 use watermark::{Steady, Watermark};
 

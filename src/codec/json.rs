@@ -1,5 +1,6 @@
 //! An interaction as a JSON object with a field mapping.
 
+mod glance;
 mod tree;
 
 use std::borrow::Cow;
@@ -7,6 +8,8 @@ use std::borrow::Cow;
 use serde_json::Number;
 
 use super::read::{Attribute, Item, Read};
+pub(super) use glance::Glance;
+
 use super::{JsonMapping, MAX_ATTRIBUTES, Reason, Rejected, TimeUnit, too_many_attributes};
 use tree::{Fields, Json};
 

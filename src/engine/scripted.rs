@@ -162,7 +162,14 @@ impl Engine for Scripted {
     }
 
     fn count(&self, text: &str) -> u32 {
-        u32::try_from(text.split_whitespace().count()).unwrap_or(u32::MAX)
+        let words = if text.is_ascii() {
+            let space = |byte: &u8| matches!(byte, b' ' | b'\t'..=b'\r');
+            let words = text.as_bytes().split(space);
+            words.filter(|word| !word.is_empty()).count()
+        } else {
+            text.split_whitespace().count()
+        };
+        u32::try_from(words).unwrap_or(u32::MAX)
     }
 
     fn prepare(&self, request: Request) -> Result<Prepared, Error> {

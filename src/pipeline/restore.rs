@@ -101,8 +101,9 @@ fn read(
     cancelled: &AtomicBool,
 ) -> Result<Checkpoints, Error> {
     let mut checkpoints = Checkpoints::new();
-    let read = ::metrics::counter!(metrics::RESTORE_RECORDS);
-    let mut told = 0;
+    let mut counted = Counted::default();
+    // The partition that the last record was of, and where its reading began: of most many come one behind another.
+    let (mut of, mut from) = (None, 0);
     let ends = source::restore::<Error>(
         &config.source.properties,
         &config.source.group,
@@ -118,7 +119,7 @@ fn read(
                 began_anew,
                 ..
             } = back;
-            read.increment(1);
+            counted.add();
             failpoint::pass("record_restored");
             if topic == config.topics.checkpoints {
                 if let Some(value) = back.value() {
@@ -128,11 +129,16 @@ fn read(
                 }
                 return Ok(());
             }
-            if let Some(from) = positions.get_mut(&partition)
-                && (offset < *from || (began_anew && *from > 0))
-            {
+            if of != Some(partition) {
+                (of, from) = (
+                    Some(partition),
+                    positions.get(&partition).copied().unwrap_or(0),
+                );
+            }
+            if offset < from || (began_anew && from > 0) {
                 // The topic was made anew: what the view holds is of its former life.
-                *from = 0;
+                from = 0;
+                positions.insert(partition, from);
                 view.clear_profiles(partition)?;
             }
             let place = || format!("{topic}[{partition}] at {offset}");
@@ -151,8 +157,7 @@ fn read(
                     Some((version, value))
                 }
             };
-            told += 1;
-            if told % TELL_EVERY == 0 {
+            if counted.tells() {
                 remaining(partition, end - offset);
             }
             pending.push(partition, user, state, offset + 1)
@@ -170,6 +175,34 @@ fn read(
     }
     pending.send_all()?;
     Ok(checkpoints)
+}
+
+/// Counts records without a look at the metrics for each.
+#[derive(Default)]
+struct Counted(u64);
+
+impl Counted {
+    fn add(&mut self) {
+        self.0 += 1;
+        if self.tells() {
+            self.tell(TELL_EVERY);
+        }
+    }
+
+    /// Whether it is time for a word.
+    fn tells(&self) -> bool {
+        self.0.is_multiple_of(TELL_EVERY)
+    }
+
+    fn tell(&self, more: u64) {
+        ::metrics::counter!(metrics::RESTORE_RECORDS).increment(more);
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.tell(self.0 % TELL_EVERY);
+    }
 }
 
 #[allow(clippy::cast_precision_loss)] // gauges are floats

@@ -49,8 +49,6 @@ pub struct Back<'a> {
     pub end: i64,
     /// As [`Restored::began_anew`].
     pub began_anew: bool,
-    /// Kafka's timestamp in milliseconds since the Unix epoch; `None` where it is unset (0 or less).
-    pub timestamp_ms: Option<i64>,
     message: Message<'a>,
     copies: &'a mut Copies,
 }
@@ -66,6 +64,12 @@ impl<'a> Back<'a> {
     #[must_use]
     pub fn value(&self) -> Option<&'a [u8]> {
         self.message.value()
+    }
+
+    /// Kafka's timestamp in milliseconds since the Unix epoch; `None` where it is unset (0 or less).
+    #[must_use]
+    pub fn timestamp_ms(&self) -> Option<i64> {
+        self.message.timestamp_ms()
     }
 
     /// A copy of it, with its headers.
@@ -206,7 +210,6 @@ fn read_some<E: From<Error>>(
                         // What is committed behind the end meanwhile is read with the rest.
                         end: open.end.max(offset + 1),
                         began_anew: open.began_anew,
-                        timestamp_ms: message.timestamp_ms(),
                         message,
                         copies: &mut copies,
                     })?;

@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use super::{Refusal, Update};
 use crate::codec::Rejected;
 use crate::event::Event;
-use crate::window::{CloseReason, Closed};
+use crate::window::{Bag, CloseReason, Closed};
 
 /// What became of a job.
 #[derive(Debug)]
@@ -22,29 +22,45 @@ pub struct Done {
 
 impl Done {
     /// Gives up the first of the events, whose turn it is.
-    pub(super) fn give_up_first(mut self, events: Vec<Event>, rejected: Rejected) -> Self {
-        settle(&mut self.rest, 1);
+    pub(super) fn give_up_first(mut self, rejected: Rejected) -> Self {
+        let first = settle(&mut self.rest, 1).events;
         self.dead
-            .extend(events.into_iter().next().map(|e| (e, rejected)));
+            .extend(first.iter().map(|e| (e, rejected.clone())));
         self
     }
 }
 
-/// Takes the first `count` events away; with how many windows they complete, and why the last one touched had closed.
-pub(super) fn settle(windows: &mut VecDeque<Closed>, count: usize) -> (u32, CloseReason) {
-    let (mut left, mut complete, mut reason) = (count, 0, CloseReason::EndOfInput);
-    while left > 0
+/// Events that were taken out of closed windows.
+pub(super) struct Settled {
+    /// The events, in their order.
+    pub(super) events: Bag,
+    /// How many windows they complete.
+    pub(super) windows: u32,
+    /// Why the last one touched had closed.
+    pub(super) reason: CloseReason,
+}
+
+/// Takes the first `count` events out.
+pub(super) fn settle(windows: &mut VecDeque<Closed>, count: usize) -> Settled {
+    let mut settled = Settled {
+        events: Bag::default(),
+        windows: 0,
+        reason: CloseReason::EndOfInput,
+    };
+    while settled.events.len() < count
         && let Some(first) = windows.front_mut()
     {
-        reason = first.reason;
-        if first.events.len() <= left {
-            left -= first.events.len();
+        settled.reason = first.reason;
+        let some = first.events.split_front(count - settled.events.len());
+        if first.events.is_empty() {
             windows.pop_front();
-            complete += 1;
+            settled.windows += 1;
+        }
+        if settled.events.is_empty() {
+            settled.events = some;
         } else {
-            first.events.skip(left);
-            left = 0;
+            settled.events.append(&some);
         }
     }
-    (complete, reason)
+    settled
 }

@@ -10,7 +10,7 @@ use serde::Serialize;
 
 use super::Config;
 use crate::codec::proto;
-use plain::Plain;
+use plain::{Asked, Field, Plain};
 
 /// What a line's template may use: `user_id`, `id`, `time_ms`, `time` (RFC 3339), `action`, `item.id`, `item.title`,
 /// `item.category`, `item.description`, `text`, `attributes.…`, `late`, `topic`, `partition`, `offset`.
@@ -140,7 +140,8 @@ const MESSAGE: &str = "summary.message";
 pub struct Prompt {
     environment: Environment<'static>,
     empty_profile: String,
-    plain: Option<Plain>,
+    plain_line: Option<Plain<Field>>,
+    plain_message: Option<Plain<Asked>>,
     reads_events: bool,
 }
 
@@ -165,7 +166,8 @@ impl Prompt {
         let prompt = Self {
             environment,
             empty_profile: config.empty_profile.clone(),
-            plain: Plain::parse(&config.event),
+            plain_line: Plain::parse(&config.event),
+            plain_message: Plain::parse(&config.message),
             reads_events,
         };
         // Without the lines the model would be asked about nothing, without the profile it would begin anew each time.
@@ -192,7 +194,7 @@ impl Prompt {
     /// # Errors
     /// [`TemplateError`] where the template fails.
     pub fn line(&self, line: Line) -> Result<String, TemplateError> {
-        let rendered = match &self.plain {
+        let rendered = match &self.plain_line {
             Some(plain) => plain.line(&line),
             None => self.render(EVENT, Value::from_object(line))?,
         };
@@ -230,6 +232,9 @@ impl Prompt {
         } else {
             profile
         };
+        if let Some(plain) = &self.plain_message {
+            return Ok(plain.message(profile, lines));
+        }
         let events = lines.join("\n");
         self.render(MESSAGE, context! { profile, events })
     }

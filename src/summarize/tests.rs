@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use super::*;
 use crate::codec::{Format, JsonMapping};
 use crate::engine::{Answer, Candle, CandleConfig, Description, Finish, Script, Scripted};
-use crate::event::Record;
+use crate::event::{Event, Record};
 
 fn real_model() -> Candle {
     let home = || PathBuf::from(std::env::var_os("HOME").unwrap()).join(".cache/limn");
@@ -217,7 +217,7 @@ fn users_and_retries_draw_by_seeds_of_their_own_and_a_replay_by_the_same() {
     assert_eq!(ann.len(), 6);
     assert_eq!(ann, seeds(job_of("ann"), 1));
     let mut other = job_of("bob");
-    other.windows[0].events.skip(1);
+    other.windows[0].events.split_front(1);
     let all: Vec<u64> = [ann, seeds(other, 1), seeds(job_of("ann"), 2)].concat();
     let distinct: std::collections::BTreeSet<_> = all.iter().collect();
     assert_eq!(distinct.len(), all.len(), "{all:?}");

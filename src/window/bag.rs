@@ -75,6 +75,12 @@ impl Bag {
         })
     }
 
+    /// What is known of each event without a copy of it.
+    pub fn views(&self) -> impl Iterator<Item = View<'_>> {
+        let mut rest = Unpack(&self.packed);
+        (0..self.events).map(move |_| rest.view())
+    }
+
     /// Adds an event.
     pub(super) fn push(&mut self, event: &Event) {
         let mut size = Size(0);
@@ -86,7 +92,7 @@ impl Bag {
     }
 
     /// Adds the events of another.
-    pub(super) fn append(&mut self, other: &Self) {
+    pub fn append(&mut self, other: &Self) {
         self.reserve(other.packed.len());
         self.packed.extend_from_slice(&other.packed);
         self.events += other.events;
@@ -107,23 +113,30 @@ impl Bag {
         Self { packed, ..self }
     }
 
-    /// Takes the first `count` events away.
-    pub fn skip(&mut self, count: usize) {
-        let count = count.min(self.events);
-        let mut rest = Unpack(&self.packed);
-        for _ in 0..count {
-            rest.skip_event();
+    /// Takes the first `count` events away, which it returns.
+    pub fn split_front(&mut self, count: usize) -> Self {
+        if count >= self.events {
+            return std::mem::take(self);
         }
-        let gone = self.packed.len() - rest.0.len();
-        self.lowest = (count..self.events)
-            .map(|_| rest.skip_event().1)
-            .min()
-            .unwrap_or(i64::MAX);
-        self.packed.drain(..gone);
+        let mut rest = Unpack(&self.packed);
+        let lowest = |rest: &mut Unpack<'_>, count: usize| {
+            let offsets = (0..count).map(|_| rest.skip_event().1);
+            offsets.min().unwrap_or(i64::MAX)
+        };
+        let front_lowest = lowest(&mut rest, count);
+        let at = self.packed.len() - rest.0.len();
+        self.lowest = lowest(&mut rest, self.events - count);
+        let front = Self {
+            packed: self.packed[..at].to_vec(),
+            events: count,
+            lowest: front_lowest,
+        };
+        self.packed.drain(..at);
         self.events -= count;
         if self.packed.capacity() > 2 * self.packed.len() {
             self.packed.shrink_to_fit();
         }
+        front
     }
 
     /// Event time and offset of each event, and where it stands.
@@ -148,6 +161,21 @@ impl Bag {
             self.packed.reserve_exact(more + len / 4);
         }
     }
+}
+
+/// An event as it stands in its bag, without its headers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct View<'a> {
+    /// As [`Event::offset`].
+    pub offset: i64,
+    /// As [`Event::time_ms`].
+    pub time_ms: i64,
+    /// As [`Event::late`].
+    pub late: bool,
+    /// The record's key.
+    pub key: Option<&'a [u8]>,
+    /// The record's value.
+    pub value: Option<&'a [u8]>,
 }
 
 /// What an event is packed into.
@@ -220,6 +248,12 @@ impl<'a> Unpack<'a> {
     }
 
     fn number(&mut self) -> u64 {
+        if let Some((&byte, rest)) = self.0.split_first()
+            && byte < 0x80
+        {
+            self.0 = rest;
+            return byte.into();
+        }
         let mut number = 0;
         for shift in (0..64).step_by(7) {
             let byte = self.take(1).first().copied().unwrap_or_default();
@@ -257,11 +291,30 @@ impl<'a> Unpack<'a> {
         self.number();
         self.skip_nullable();
         self.skip_nullable();
+        self.skip_headers();
+        (time_ms, offset)
+    }
+
+    /// The event that stands here; the next one stands here then.
+    fn view(&mut self) -> View<'a> {
+        let (offset, time_ms) = (self.signed(), self.signed());
+        let marks = self.number();
+        let (key, value) = (self.nullable(), self.nullable());
+        self.skip_headers();
+        View {
+            offset,
+            time_ms,
+            late: marks & 1 == 1,
+            key,
+            value,
+        }
+    }
+
+    fn skip_headers(&mut self) {
         for _ in 0..self.number() {
             self.block();
             self.skip_nullable();
         }
-        (time_ms, offset)
     }
 
     fn header(&mut self) -> Header {
@@ -330,11 +383,17 @@ mod tests {
             prop_assert!(bag.bytes() >= events.iter().map(Event::bytes).sum());
             prop_assert_eq!(bag.lowest(), events.iter().map(|e| e.offset).min().unwrap_or(i64::MAX));
             prop_assert_eq!(bag.iter().collect::<Vec<_>>(), events.clone());
+            let views = bag.views().map(|v| (v.offset, v.time_ms, v.late, v.key, v.value));
+            let expected = events.iter().map(|e| {
+                (e.offset, e.time_ms, e.late, e.record.key.as_deref(), e.record.value.as_deref())
+            });
+            prop_assert!(views.eq(expected));
             events.sort_by_key(|e| (e.time_ms, e.offset));
             let mut ordered = bag.in_order();
             prop_assert_eq!(ordered.iter().collect::<Vec<_>>(), events.clone());
             prop_assert_eq!(&ordered, &events.iter().cloned().collect());
-            ordered.skip(split);
+            let front = ordered.split_front(split);
+            prop_assert_eq!(front, events.iter().take(split).cloned().collect());
             prop_assert_eq!(ordered, events.into_iter().skip(split).collect());
         }
     }

@@ -176,7 +176,7 @@ fn records_of_more_partitions_than_are_read_at_once_come_back_as_they_were_writt
             let place = place.or_insert(i64::from(partition % 2));
             assert_eq!(*place, n, "in order, without a gap: {topic}[{partition}]");
             *place += 1;
-            assert_eq!((back.end, back.timestamp_ms), (4, Some(1_000 + n)));
+            assert_eq!((back.end, back.timestamp_ms()), (4, Some(1_000 + n)));
             let value = format!("{topic} {partition} {n}").into_bytes();
             let key = format!("user{n}").into_bytes();
             assert_eq!(back.key(), (n != 0).then_some(&key[..]));

@@ -10,6 +10,7 @@ use super::{BATCH_BYTES, Finished, Flow, marker};
 use crate::codec::{self, FORMAT, Reason, Rejected, proto};
 use crate::metrics;
 use crate::summarize::{Job, Update};
+use crate::window::View;
 
 impl Flow<'_> {
     pub(super) fn begin_updates(&mut self) -> Result<(), Error> {
@@ -140,7 +141,8 @@ impl Flow<'_> {
         let Some(partition) = self.partitions.get_mut(&number) else {
             return Ok(());
         };
-        let offsets = || update.events.iter().map(|e| e.offset);
+        let events: Vec<View<'_>> = update.events.views().collect();
+        let offsets = || events.iter().map(|e| e.offset);
         let before = marker(profile, &self.topic, number)?;
         // What is open or waits now is not folded; everything else of this user that was read is.
         let after = before.fold(offsets(), partition.lowest_unfolded(&user));
@@ -149,8 +151,8 @@ impl Flow<'_> {
         let description = self.summarizer.engine().description();
         let now = self.parts.clock.now_ms();
         let previous = profile.map_or(0, |p| p.version);
-        let times = || update.events.iter().map(|e| e.time_ms);
-        let count = update.events.len();
+        let times = || events.iter().map(|e| e.time_ms);
+        let count = events.len();
         let journal = update.usage.journal;
         let tokens = u64::from(update.usage.output_tokens);
         let state = proto::ProfileState {
@@ -181,7 +183,7 @@ impl Flow<'_> {
                 end_ms: times().max().unwrap_or(0),
                 close_reason: update.reason.name().to_owned(),
                 events: u32::try_from(count).unwrap_or(u32::MAX),
-                late_events: u32::try_from(update.events.iter().filter(|e| e.late).count())
+                late_events: u32::try_from(events.iter().filter(|e| e.late).count())
                     .unwrap_or(u32::MAX),
                 windows: update.windows,
             }),
@@ -193,7 +195,10 @@ impl Flow<'_> {
             model: Some(proto::Model {
                 name: description.name.clone(),
                 fingerprint: description.fingerprint.clone(),
-                call: blake3::Hash::from_bytes(update.call).to_hex().to_string(),
+                call: blake3::Hash::from_bytes(update.call)
+                    .to_hex()
+                    .as_str()
+                    .to_owned(),
             }),
             usage: Some(update.usage),
             reason: "window".to_owned(),
@@ -204,7 +209,7 @@ impl Flow<'_> {
             tracing::warn!(partition = number, fault, "an update is refused");
             ::metrics::counter!(metrics::UPDATES, "outcome" => "given_up").increment(1);
             let rejected = Rejected::new(Reason::Refused, fault);
-            for event in &update.events {
+            for event in update.events.iter() {
                 self.give_up(number, event.offset, &event.record, &rejected);
             }
             return Ok(());

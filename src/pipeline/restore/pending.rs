@@ -67,7 +67,10 @@ pub(super) struct Pending {
     /// Memory that was written out of: new memory would be had from the system page by page, and grow by copies.
     emptied: Receiver<ReadBack>,
     now_ms: i64,
-    partitions: BTreeMap<i32, Waiting>,
+    /// Few, and looked for only where the last record was of another.
+    partitions: Vec<(i32, Waiting)>,
+    /// Which of them the last record was of.
+    last: usize,
     /// Records that were taken.
     taken: u64,
 }
@@ -98,7 +101,8 @@ impl Pending {
             writer: BTreeMap::new(),
             emptied,
             now_ms,
-            partitions: BTreeMap::new(),
+            partitions: Vec::new(),
+            last: 0,
             taken: 0,
         };
         (pending, running)
@@ -106,7 +110,16 @@ impl Pending {
 
     /// Where the partition goes on, once all of it is written.
     pub(super) fn ends_at(&mut self, partition: i32, next: i64) {
-        self.partitions.entry(partition).or_default().next = next;
+        match self.find(partition) {
+            Some(at) => self.partitions[at].1.next = next,
+            None => self.partitions.push((
+                partition,
+                Waiting {
+                    next,
+                    ..Waiting::default()
+                },
+            )),
+        }
     }
 
     /// Takes one more record of a partition, as [`ReadBack::push`] does, and the offset behind it; where much of the partition waits,
@@ -118,29 +131,47 @@ impl Pending {
         state: Option<(u64, &[u8])>,
         next: i64,
     ) -> Result<(), Error> {
-        if self.partitions.len() >= PARTITIONS && !self.partitions.contains_key(&partition) {
-            // More than are read at a time, so nothing has to be read any more of the one that rests for longest.
-            let rests = self.partitions.iter().min_by_key(|(_, of)| of.last);
-            if let Some((&rests, _)) = rests {
-                let of = self.partitions.remove(&rests).unwrap_or_default();
-                self.send(rests, of.read, of.next, false)?;
-            }
+        if self.partitions.get(self.last).map(|(number, _)| *number) != Some(partition) {
+            self.last = match self.find(partition) {
+                Some(at) => at,
+                None => self.begin(partition)?,
+            };
         }
         self.taken += 1;
-        let room = || self.emptied.try_recv().unwrap_or_default();
-        let of = self.partitions.entry(partition);
-        let of = of.or_insert_with(|| Waiting {
-            read: room(),
-            ..Waiting::default()
-        });
+        let (_, of) = &mut self.partitions[self.last];
         of.read.push(user, state);
         (of.next, of.last) = (next, self.taken);
         if of.read.bytes() >= PIECE_BYTES {
             // The partition stays: what was begun of it has to end.
-            let full = mem::replace(&mut of.read, room());
+            let room = self.emptied.try_recv().unwrap_or_default();
+            let full = mem::replace(&mut of.read, room);
             self.send(partition, full, next, true)?;
         }
         Ok(())
+    }
+
+    fn find(&self, partition: i32) -> Option<usize> {
+        let mut partitions = self.partitions.iter();
+        partitions.position(|(number, _)| *number == partition)
+    }
+
+    /// Makes place for a partition of which nothing waits.
+    fn begin(&mut self, partition: i32) -> Result<usize, Error> {
+        if self.partitions.len() >= PARTITIONS {
+            // More than are read at a time, so nothing has to be read any more of the one that rests for longest.
+            let all = self.partitions.iter().enumerate();
+            if let Some((rests, _)) = all.min_by_key(|(_, (_, of))| of.last) {
+                let (rests, of) = self.partitions.swap_remove(rests);
+                self.send(rests, of.read, of.next, false)?;
+            }
+        }
+        let read = self.emptied.try_recv().unwrap_or_default();
+        let waiting = Waiting {
+            read,
+            ..Waiting::default()
+        };
+        self.partitions.push((partition, waiting));
+        Ok(self.partitions.len() - 1)
     }
 
     /// Sends all that waits.

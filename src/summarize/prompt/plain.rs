@@ -1,4 +1,4 @@
-//! An event template that only puts fields between texts, as most do: it is written without the template engine, several
+//! A template that only puts fields between texts, as most do: it is written without the template engine, several
 //! times as fast, and gives what that gives.
 
 use std::fmt::Write as _;
@@ -7,17 +7,22 @@ use super::Line;
 
 /// The template's parts in their order.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Plain(Vec<Part>);
+pub(super) struct Plain<F>(Vec<Part<F>>);
 
 #[derive(Debug, Clone, PartialEq, Eq)]
-enum Part {
+enum Part<F> {
     Text(String),
-    Field(Field),
-    Attribute(String),
+    Field(F),
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Field {
+/// What a template may ask for by a name.
+pub(super) trait Named: Sized {
+    fn of(name: &str) -> Option<Self>;
+}
+
+/// What an event's line may ask for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Field {
     UserId,
     Id,
     TimeMs,
@@ -30,10 +35,34 @@ enum Field {
     Topic,
     Partition,
     Offset,
+    Attribute(String),
 }
 
-impl Field {
+/// What the message around the lines may ask for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Asked {
+    Profile,
+    Events,
+}
+
+impl Named for Asked {
     fn of(name: &str) -> Option<Self> {
+        match name {
+            "profile" => Some(Self::Profile),
+            "events" => Some(Self::Events),
+            _ => None,
+        }
+    }
+}
+
+impl Named for Field {
+    fn of(name: &str) -> Option<Self> {
+        if let Some(attribute) = name.strip_prefix("attributes.") {
+            let word = |c: char| c.is_ascii_alphanumeric() || c == '_';
+            let plain =
+                attribute.chars().all(word) && !attribute.starts_with(|c: char| c.is_ascii_digit());
+            return (plain && !attribute.is_empty()).then(|| Self::Attribute(attribute.to_owned()));
+        }
         Some(match name {
             "user_id" => Self::UserId,
             "id" => Self::Id,
@@ -52,7 +81,7 @@ impl Field {
     }
 }
 
-impl Plain {
+impl<F: Named> Plain<F> {
     /// `None` where the template asks for anything but fields.
     pub(super) fn parse(template: &str) -> Option<Self> {
         // The engine takes a last line break away.
@@ -69,11 +98,11 @@ impl Plain {
                 Some(b'%' | b'#') => return None,
                 Some(b'{') => {
                     let (name, behind) = rest[1..].split_once("}}")?;
-                    let part = part(name.trim_matches([' ', '\t', '\n']))?;
+                    let field = F::of(name.trim_matches([' ', '\t', '\n']))?;
                     if !text.is_empty() {
                         parts.push(Part::Text(std::mem::take(&mut text)));
                     }
-                    parts.push(part);
+                    parts.push(Part::Field(field));
                     rest = behind;
                 }
                 _ => text.push('{'),
@@ -85,14 +114,39 @@ impl Plain {
         }
         Some(Self(parts))
     }
+}
 
+impl Plain<Asked> {
+    /// The message with this profile and these lines of events.
+    pub(super) fn message(&self, profile: &str, lines: &[String]) -> String {
+        let inside = profile.len() + lines.iter().map(|line| line.len() + 1).sum::<usize>();
+        let mut out = String::with_capacity(inside + 64);
+        for part in &self.0 {
+            match part {
+                Part::Text(text) => out.push_str(text),
+                Part::Field(Asked::Profile) => out.push_str(profile),
+                Part::Field(Asked::Events) => {
+                    for (at, line) in lines.iter().enumerate() {
+                        if at > 0 {
+                            out.push('\n');
+                        }
+                        out.push_str(line);
+                    }
+                }
+            }
+        }
+        out
+    }
+}
+
+impl Plain<Field> {
+    /// An event's line.
     pub(super) fn line(&self, line: &Line) -> String {
         let (event, item) = (&line.interaction, line.interaction.item.as_ref());
         let mut out = String::with_capacity(64);
         for part in &self.0 {
             let text = match part {
                 Part::Text(text) => text,
-                Part::Attribute(name) => event.attributes.get(name).map_or("", |value| value),
                 Part::Field(field) => match field {
                     Field::UserId => &event.user_id,
                     Field::Id => &event.id,
@@ -103,6 +157,7 @@ impl Plain {
                     Field::ItemDescription => item.map_or("", |i| &i.description),
                     Field::Text => &event.text,
                     Field::Topic => &line.topic,
+                    Field::Attribute(name) => event.attributes.get(name).map_or("", |value| value),
                     // Writing to a string does not fail.
                     Field::TimeMs => {
                         let _ = write!(out, "{}", line.time_ms);
@@ -122,15 +177,6 @@ impl Plain {
         }
         out
     }
-}
-
-fn part(name: &str) -> Option<Part> {
-    let Some(attribute) = name.strip_prefix("attributes.") else {
-        return Field::of(name).map(Part::Field);
-    };
-    let word = |c: char| c.is_ascii_alphanumeric() || c == '_';
-    let plain = attribute.chars().all(word) && !attribute.starts_with(|c: char| c.is_ascii_digit());
-    (plain && !attribute.is_empty()).then(|| Part::Attribute(attribute.to_owned()))
 }
 
 #[cfg(test)]
@@ -204,10 +250,25 @@ mod tests {
     proptest! {
         #[test]
         fn a_plain_template_gives_what_the_engine_gives(template in templates(), line in lines()) {
-            if let Some(plain) = Plain::parse(&template) {
+            if let Some(plain) = Plain::<Field>::parse(&template) {
                 let environment = Environment::new();
                 let expected = environment.render_str(&template, Value::from_object(line.clone()));
                 prop_assert_eq!(Some(plain.line(&line)), expected.ok());
+            }
+        }
+
+        #[test]
+        fn a_plain_message_is_what_the_engine_makes_of_it(
+            pieces in prop::collection::vec("[a-z }\n{é-]{0,6}|\\{\\{ ?profile\n?\\}\\}|\\{\\{events \\}\\}|\\{%|\\{#", 0..6),
+            profile in ".{0,12}",
+            lines in prop::collection::vec(".{0,12}", 0..4),
+        ) {
+            let template = pieces.concat();
+            if let Some(plain) = Plain::<Asked>::parse(&template) {
+                let events = lines.join("\n");
+                let fields = minijinja::context! { profile => profile.clone(), events };
+                let expected = Environment::new().render_str(&template, fields);
+                prop_assert_eq!(Some(plain.message(&profile, &lines)), expected.ok());
             }
         }
     }
@@ -234,15 +295,23 @@ mod tests {
             "{{ attributes. a }}",
             "{{ }}",
         ] {
-            assert_eq!(Plain::parse(template), None, "{template}");
+            assert_eq!(Plain::<Field>::parse(template), None, "{template}");
         }
+        for template in [
+            "{{ profile|upper }}",
+            "{{ text }}",
+            "{% if profile %}x{% endif %}",
+        ] {
+            assert_eq!(Plain::<Asked>::parse(template), None, "{template}");
+        }
+        assert!(Plain::<Asked>::parse("{{ profile }}\n{{ events }}").is_some());
         for template in [
             "",
             "x",
             "{ x }} {",
             "- {{ action }} {{item.title}} ({{ attributes.year }})",
         ] {
-            assert!(Plain::parse(template).is_some(), "{template}");
+            assert!(Plain::<Field>::parse(template).is_some(), "{template}");
         }
     }
 }
