@@ -15,9 +15,10 @@ const PURGE_DELAY: libmimalloc_sys::mi_option_t = 15;
 /// events a second for 60 MiB more (`limn bench stream`, three runs each by turns).
 const KEPT_MS: std::ffi::c_long = 10_000;
 
-/// Keeps freed memory for longer, unless `MIMALLOC_PURGE_DELAY` says for how long. For a process without a model: that has
-/// its memory once and for all, and gains nothing.
+/// Keeps freed memory for longer, unless `MIMALLOC_PURGE_DELAY` says for how long, and has restores take small pages
+/// ([`limn::pages`]). For a process without a model: that has its memory once and for all, and gains nothing.
 pub fn keep_freed() {
+    limn::pages::allow_small();
     // SAFETY: it sets a number that mimalloc reads atomically, from any thread at any time; the option exists.
     unsafe { libmimalloc_sys::mi_option_set_default(PURGE_DELAY, KEPT_MS) }
 }

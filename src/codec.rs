@@ -229,28 +229,45 @@ impl Decoder {
     /// # Errors
     /// [`Rejected`]: the record belongs to the dead letters.
     pub fn decode(&self, record: &Record, timestamp_ms: Option<i64>) -> Result<Decoded, Rejected> {
-        if let Some(glance) = self.glance(record) {
+        self.decode_of(record.key.as_deref(), record.value.as_deref(), timestamp_ms)
+    }
+
+    /// As [`Decoder::decode`], of a record's key and value.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn decode_of(
+        &self,
+        key: Option<&[u8]>,
+        value: Option<&[u8]>,
+        timestamp_ms: Option<i64>,
+    ) -> Result<Decoded, Rejected> {
+        if let Some(glance) = self.glance(key, value) {
             return Ok(Decoded {
                 time_ms: event_time(glance.time_ms, timestamp_ms)?,
                 user: glance.user.into(),
             });
         }
         // One way in for both, and a glance takes nothing else: what is accepted here cannot be refused when the window is folded.
-        let read = self.read(record.key.as_deref(), record.value.as_deref(), timestamp_ms)?;
+        let read = self.read(key, value, timestamp_ms)?;
         Ok(Decoded {
             user: read.user_id.into(),
             time_ms: read.time_ms,
         })
     }
 
-    fn glance<'a>(&self, record: &'a Record) -> Option<json::Glance<'a>> {
-        let (Reader::Json(reader), Some(value)) = (&self.format, record.value.as_deref()) else {
+    fn glance<'a>(
+        &self,
+        key: Option<&'a [u8]>,
+        value: Option<&'a [u8]>,
+    ) -> Option<json::Glance<'a>> {
+        let (Reader::Json(reader), Some(value)) = (&self.format, value) else {
             return None;
         };
         if value.len() > self.config.max_event_bytes {
             return None;
         }
-        reader.glance(value, record.key.as_deref(), self.config.max_text_bytes)
+        reader.glance(value, key, self.config.max_text_bytes)
     }
 
     /// Whose event a record is that [`Decoder::decode`] refuses, as far as can be told: the value's user, else the key,

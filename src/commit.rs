@@ -20,7 +20,7 @@ use rdkafka::types::RDKafkaRespErr;
 
 use crate::{event, failpoint};
 use deliveries::{Deliveries, Undelivered};
-pub use raw::Records;
+pub use raw::{Records, Written};
 
 /// What the transactional producer needs to know.
 #[derive(Debug, Clone)]

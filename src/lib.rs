@@ -16,6 +16,8 @@ pub mod event;
 pub mod failpoint;
 pub mod load;
 pub mod metrics;
+#[cfg(target_os = "linux")]
+pub mod pages;
 pub mod pipeline;
 pub mod profile;
 pub mod serve;

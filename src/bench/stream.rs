@@ -6,20 +6,21 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
+use ahash::HashMap;
 use serde::Serialize;
 use tokio::sync::{mpsc, watch};
 
 use super::Input;
 use super::input::mapping;
 use crate::clock::SystemClock;
-use crate::codec::{Format, Partitioner};
-use crate::commit;
+use crate::codec::{Decoder, Format, Partitioner, state_version};
+use crate::commit::{self, Written};
 use crate::demo::peak_memory_bytes;
 use crate::engine::Engine;
 use crate::load;
 use crate::pipeline::{self, Commit, Parts, Phase, Status};
 use crate::source::{self, Counted, Start, Wanted};
-use crate::store::{self, Store};
+use crate::store::{self, Change, Store, ViewBatch};
 use crate::topics::{self, Admin, Finding};
 
 /// What is measured.
@@ -92,6 +93,10 @@ pub struct Report {
     /// offsets, in transactions of `commit.interval`, and nothing is computed: what any program with these outputs could reach at the best.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ceiling_events_per_second: Option<f64>,
+    /// The same with what limn's design cannot do without: user and time of each event are looked for and its bytes kept by user, and
+    /// each profile state is put into a view, once its transaction is committed. Windows, prompts, answers, and the records, cost nothing.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ceiling_with_state_events_per_second: Option<f64>,
 }
 
 /// Why nothing was measured.
@@ -249,16 +254,23 @@ async fn measure(
     tell("reading the profiles back");
     remove(&options.store.folder)?;
     let restored = fold(&options, engine, tell).await?;
-    let ceiling = if options.ceiling {
+    let (mut ceiling, mut ceiling_with_state) = (None, None);
+    if options.ceiling {
         tell("reading the events and writing limn's records again, and nothing else");
-        let written = recorded(&options, &topics)?;
-        let (options, topics) = own(&options, name, runs + 1);
+        let records = recorded(&options)?;
+        let (alone, topics) = own(&options, name, runs + 1);
         names.extend(outputs(&topics));
         make(admin, &topics).await?;
-        Some(ceiling(&options, &written)?)
-    } else {
-        None
-    };
+        ceiling = Some(rate_of(&alone, &records, || raw(&alone, name), |_| Ok(()))?);
+        tell("the same, with the events kept by user and the states in a view");
+        let (with, topics) = own(&options, name, runs + 2);
+        names.extend(outputs(&topics));
+        make(admin, &topics).await?;
+        remove(&options.store.folder)?;
+        let store = Store::open(&options.store)?;
+        let keep = || keep(&with);
+        ceiling_with_state = Some(rate_of(&with, &records, keep, |w| view(&store, w))?);
+    }
     let mut commits = folded.commits;
     commits.sort_unstable();
     let quantile = |share: f64| {
@@ -287,6 +299,7 @@ async fn measure(
         raw_profiles_records_per_second: rate(profiles),
         raw_consume_events_per_second: rate(input),
         ceiling_events_per_second: ceiling,
+        ceiling_with_state_events_per_second: ceiling_with_state,
     })
 }
 
@@ -333,9 +346,15 @@ fn raw(options: &Options, topic: &str) -> Result<Counted, Error> {
     Ok(counted)
 }
 
+/// The topics whose records are written again …
+const OUTPUTS: [fn(&pipeline::Topics) -> &String; 3] =
+    [|to| &to.changes, |to| &to.profiles, |to| &to.checkpoints];
+/// … and the place of the profiles among them.
+const PROFILES: usize = 1;
+
 /// The records of a run, for the next one's topics.
-fn recorded(options: &Options, topics: &topics::Config) -> Result<commit::Records, Error> {
-    let from = [&topics.changes, &topics.profiles, &topics.checkpoints];
+fn recorded(options: &Options) -> Result<commit::Records, Error> {
+    let from = OUTPUTS.map(|of| of(&options.pipeline.topics));
     let wanted = from.iter().flat_map(|&topic| {
         (0..options.partitions).map(|partition| Wanted {
             topic: topic.clone(),
@@ -365,17 +384,22 @@ fn recorded(options: &Options, topics: &topics::Config) -> Result<commit::Record
     Ok(records)
 }
 
-/// Events a second where they are only read, and records only written, both at once.
+/// Events a second where they are read and limn's records written, both at once.
 #[allow(clippy::cast_precision_loss)] // rates
-fn ceiling(options: &Options, records: &commit::Records) -> Result<f64, Error> {
+fn rate_of(
+    options: &Options,
+    records: &commit::Records,
+    read: impl FnOnce() -> Result<Counted, Error>,
+    committed: impl FnMut(&mut dyn Iterator<Item = Written<'_>>) -> Result<(), Error> + Send,
+) -> Result<f64, Error> {
     let pipeline = &options.pipeline;
     let to = &pipeline.topics;
-    let topics = [&to.changes, &to.profiles, &to.checkpoints].map(String::as_str);
+    let topics = OUTPUTS.map(|of| of(to).as_str());
     let every = pipeline.commit_interval;
     let (read, written) = std::thread::scope(|scope| {
-        let written =
-            scope.spawn(|| records.write(&pipeline.commit, topics, every, options.timeout));
-        let read = raw(options, &pipeline.source.topic);
+        let written = scope
+            .spawn(|| records.write(&pipeline.commit, topics, every, options.timeout, committed));
+        let read = read();
         (
             read,
             written.join().unwrap_or_else(|panic| resume_unwind(panic)),
@@ -383,6 +407,62 @@ fn ceiling(options: &Options, records: &commit::Records) -> Result<f64, Error> {
     });
     let (read, written) = (read?, written?);
     Ok(read.records as f64 / read.seconds.max(written.as_secs_f64()))
+}
+
+/// Reads the events, and keeps the bytes of each with those of its user, as windows do; of so many users at a time.
+fn keep(options: &Options) -> Result<Counted, Error> {
+    const USERS: usize = 4000;
+    let source = &options.pipeline.source;
+    let decoder = Decoder::new(options.pipeline.codec.clone());
+    let wanted: Vec<Wanted> = (0..options.partitions)
+        .map(|partition| Wanted {
+            topic: source.topic.clone(),
+            partition,
+            from: 0,
+        })
+        .collect();
+    let mut kept: HashMap<Box<str>, Vec<u8>> = HashMap::default();
+    let (mut records, mut began) = (0, None);
+    source::restore::<Error>(
+        &source.properties,
+        &source.group,
+        &wanted,
+        options.timeout,
+        &AtomicBool::new(false),
+        |back| {
+            began.get_or_insert_with(Instant::now);
+            records += 1;
+            let (key, value) = (back.key(), back.value());
+            if let Ok(decoded) = decoder.decode_of(key, value, None) {
+                if kept.len() >= USERS {
+                    kept.clear();
+                }
+                let of = kept.entry(decoded.user).or_default();
+                of.extend_from_slice(value.unwrap_or_default());
+            }
+            Ok(())
+        },
+    )?;
+    let seconds = began.map_or(0.0, |began: Instant| began.elapsed().as_secs_f64());
+    Ok(Counted { records, seconds })
+}
+
+/// Puts the profile states of a transaction into the view.
+fn view(store: &Store, written: &mut dyn Iterator<Item = Written<'_>>) -> Result<(), Error> {
+    let states = written.filter(|written| written.topic == PROFILES);
+    let changes = states.filter_map(|written| {
+        let state = written.value?;
+        Some(Change {
+            partition: written.partition,
+            user: std::str::from_utf8(written.key?).ok()?.into(),
+            state: Some((state_version(state).ok()?, state.to_vec())),
+        })
+    });
+    store.view.apply(&ViewBatch {
+        changes: changes.collect(),
+        ..ViewBatch::default()
+    })?;
+    Ok(())
 }
 
 fn fill(options: &Options, topic: &str) -> Result<u64, Error> {

@@ -27,6 +27,19 @@ struct Record {
     value: Option<Range<usize>>,
 }
 
+/// A record that was written.
+#[derive(Debug, Clone, Copy)]
+pub struct Written<'a> {
+    /// Its topic's place among those that are written to.
+    pub topic: usize,
+    /// Its partition.
+    pub partition: i32,
+    /// Its key.
+    pub key: Option<&'a [u8]>,
+    /// Its value; `None` is a tombstone.
+    pub value: Option<&'a [u8]>,
+}
+
 impl Records {
     /// Takes one more, for a topic by its place among those that it will be written to.
     pub fn push(&mut self, topic: usize, partition: i32, key: Option<&[u8]>, value: Option<&[u8]>) {
@@ -44,17 +57,19 @@ impl Records {
         });
     }
 
-    /// Writes them, each transaction for so long, and tells how long that took, connecting aside. Blocks.
+    /// Writes them, each transaction for so long, gives what each has `committed`, and tells how long that took, connecting aside.
+    /// Blocks.
     ///
     /// # Errors
-    /// [`Error::InDoubt`] where anything fails: nothing is tried again.
-    pub fn write<const N: usize>(
+    /// [`Error::InDoubt`] where anything fails: nothing is tried again. Whatever `committed` returns as an error ends the writing.
+    pub fn write<const N: usize, E: From<Error>>(
         &self,
         config: &Config,
         topics: [&str; N],
         every: Duration,
         wait: Duration,
-    ) -> Result<Duration, Error> {
+        mut committed: impl FnMut(&mut dyn Iterator<Item = Written<'_>>) -> Result<(), E>,
+    ) -> Result<Duration, E> {
         let failed = |error: KafkaError| Error::InDoubt {
             doing: "writing records and nothing else",
             reason: error.to_string(),
@@ -69,6 +84,7 @@ impl Records {
         let began = Instant::now();
         let mut rest = self.records.iter();
         while rest.len() > 0 {
+            let some = rest.clone();
             producer.begin_transaction().map_err(failed)?;
             let until = Instant::now() + every;
             while let Some(record) = rest.next() {
@@ -80,20 +96,32 @@ impl Records {
                 }
             }
             if !flush(&producer, config.transaction_timeout) {
-                return Err(failed(unsent()));
+                return Err(failed(unsent()).into());
             }
             producer
                 .commit_transaction(config.transaction_timeout)
                 .map_err(failed)?;
+            let count = some.len() - rest.len();
+            let some = some.take(count);
+            committed(&mut some.map(|record| self.written(record)))?;
         }
         Ok(began.elapsed())
     }
 
-    fn outgoing<'a>(&'a self, topic: &'a str, record: &Record) -> BaseRecord<'a, [u8], [u8]> {
+    fn written(&self, record: &Record) -> Written<'_> {
         let bytes = |range: &Option<Range<usize>>| range.clone().map(|range| &self.bytes[range]);
+        Written {
+            topic: record.topic,
+            partition: record.partition,
+            key: bytes(&record.key),
+            value: bytes(&record.value),
+        }
+    }
+
+    fn outgoing<'a>(&'a self, topic: &'a str, record: &Record) -> BaseRecord<'a, [u8], [u8]> {
+        let Written { key, value, .. } = self.written(record);
         let mut outgoing = BaseRecord::to(topic).partition(record.partition);
-        outgoing.key = bytes(&record.key);
-        outgoing.payload = bytes(&record.value);
+        (outgoing.key, outgoing.payload) = (key, value);
         outgoing
     }
 }

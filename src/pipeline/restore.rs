@@ -41,6 +41,8 @@ pub(super) fn restore(
     now_ms: i64,
     cancelled: &AtomicBool,
 ) -> Result<Vec<Restored>, Error> {
+    #[cfg(target_os = "linux")]
+    let _small = crate::pages::small();
     let view = &store.view;
     let mut wanted = Vec::with_capacity(2 * assigned.len());
     let mut positions: HashMap<i32, i64> = HashMap::default();

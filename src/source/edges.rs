@@ -83,32 +83,44 @@ fn passes(error: &KafkaError) -> bool {
     )
 }
 
+/// A `read_uncommitted` and a `read_committed` client.
+///
+/// # Errors
+/// [`Error::Kafka`] where a property is wrong.
+pub(super) fn pair(
+    properties: &[(String, String)],
+    group: &str,
+) -> Result<[BaseConsumer; 2], Error> {
+    let client = |isolation| client(properties, group, isolation);
+    Ok([client("read_uncommitted")?, client("read_committed")?])
+}
+
 /// Two clients that see partitions differently, and until when they are asked.
 pub(super) struct Asking<'a> {
     /// `read_uncommitted`.
-    pub(super) uncommitted: BaseConsumer,
+    uncommitted: &'a BaseConsumer,
     /// `read_committed`.
-    pub(super) committed: BaseConsumer,
+    committed: &'a BaseConsumer,
     wait: Duration,
     until: Instant,
     cancelled: &'a (dyn Fn() -> bool + Sync),
 }
 
 impl<'a> Asking<'a> {
-    /// Makes the clients; from now on it is asked for `wait`, or until it is `cancelled`.
+    /// From now on it is asked for `wait`, or until it is `cancelled`.
     pub(super) fn new(
-        properties: &[(String, String)],
-        group: &str,
+        uncommitted: &'a BaseConsumer,
+        committed: &'a BaseConsumer,
         wait: Duration,
         cancelled: &'a (dyn Fn() -> bool + Sync),
-    ) -> Result<Self, Error> {
-        Ok(Self {
-            uncommitted: client(properties, group, "read_uncommitted")?,
-            committed: client(properties, group, "read_committed")?,
+    ) -> Self {
+        Self {
+            uncommitted,
+            committed,
             wait,
             until: Instant::now() + wait,
             cancelled,
-        })
+        }
     }
 
     /// Takes the ends as a `read_uncommitted` client sees them, and waits until the last stable offset of each is there: all
@@ -119,10 +131,10 @@ impl<'a> Asking<'a> {
     pub(super) fn settled(&self, places: &[Place<'_>]) -> Result<Vec<(i64, i64)>, Error> {
         // Both at once, so that both clients have found the leaders by then.
         let (begins, ends) = std::thread::scope(|scope| {
-            let begins = || self.ask(&self.committed, places, Offset::Beginning);
+            let begins = || self.first(self.committed, places, Offset::Beginning);
             let asking = std::thread::Builder::new().name("limn-asking".to_owned());
             let asking = asking.spawn_scoped(scope, begins);
-            let ends = self.ask(&self.uncommitted, places, Offset::End);
+            let ends = self.first(self.uncommitted, places, Offset::End);
             match asking {
                 Ok(asking) => (
                     asking.join().unwrap_or_else(|panic| resume_unwind(panic)),
@@ -138,7 +150,7 @@ impl<'a> Asking<'a> {
         let mut tell_at = Instant::now() + UNTOLD;
         loop {
             let asked: Vec<Place<'_>> = open.iter().map(|(place, _)| *place).collect();
-            let stable = self.ask(&self.committed, &asked, Offset::End)?;
+            let stable = self.ask(self.committed, &asked, Offset::End)?;
             let mut at = stable.iter().copied();
             let first = open.iter().zip(&stable).find(|((_, end), at)| *at < end);
             let Some((&((topic, partition), end), &stable)) = first else {
@@ -168,6 +180,19 @@ impl<'a> Asking<'a> {
         }
     }
 
+    /// What a client is asked first. Where librdkafka looks for leaders in the moment in which its first connection comes up, it finds no
+    /// broker, and the question that goes out then does not name their topics; it asks again 0.7 s later
+    /// (`rd_kafka_topic_partition_list_query_leaders`). So the topics are asked for before, which waits for the connection.
+    fn first(
+        &self,
+        client: &BaseConsumer,
+        places: &[Place<'_>],
+        edge: Offset,
+    ) -> Result<Vec<i64>, Error> {
+        missing(client, places)?;
+        self.ask(client, places, edge)
+    }
+
     /// As [`edges`]; brokers that do not answer are asked again.
     fn ask(
         &self,
@@ -193,8 +218,8 @@ impl<'a> Asking<'a> {
     }
 }
 
-/// Looks for the topics of partitions that do not answer. A leader that the client takes to be missing it does not look for by
-/// itself.
+/// Looks for the topics of partitions, and with them for the leaders: one that the client takes to be missing it does not look for
+/// by itself.
 ///
 /// # Errors
 /// [`Error::MissingTopic`]; where the brokers do not answer this either, nothing.
@@ -251,12 +276,13 @@ pub fn settled(
     wait: Duration,
     cancelled: &(dyn Fn() -> bool + Sync),
 ) -> Result<(), Error> {
-    let asking = Asking::new(properties, group, wait, cancelled)?;
+    let [uncommitted, committed] = pair(properties, group)?;
+    let asking = Asking::new(&uncommitted, &committed, wait, cancelled);
     let topics = topics.iter();
     let places: Vec<Place<'_>> = topics
         .flat_map(|&(topic, count)| (0..count).map(move |partition| (topic, partition)))
         .collect();
     let settled = asking.settled(&places).map(drop);
-    close(vec![asking.uncommitted, asking.committed]);
+    close(vec![uncommitted, committed]);
     settled
 }

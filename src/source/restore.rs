@@ -1,6 +1,7 @@
 //! Reading partitions of a topic of ours from a position to their end, before the first event is folded.
 
 use std::collections::{BTreeMap, HashMap};
+use std::mem;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
@@ -99,7 +100,17 @@ pub fn restore<E: From<Error>>(
     mut each: impl FnMut(Back<'_>) -> Result<(), E>,
 ) -> Result<HashMap<(String, i32), Restored>, E> {
     let given_up = || cancelled.load(Ordering::Relaxed);
-    let asking = Asking::new(properties, group, wait, &given_up)?;
+    let doing = || Error::kafka("reading topics back");
+    let [uncommitted, committed] = edges::pair(properties, group)?;
+    let mut reader = Batches::new(committed).map_err(doing())?;
+    // It is fetched while it is asked: most partitions begin where they are expected to.
+    let ahead = &wanted[..wanted.len().min(AT_ONCE)];
+    let ahead: Vec<(&str, i32, i64)> = ahead
+        .iter()
+        .map(|wanted| (wanted.topic.as_str(), wanted.partition, wanted.from))
+        .collect();
+    reader.assign(ahead.iter().copied()).map_err(doing())?;
+    let asking = Asking::new(&uncommitted, reader.consumer(), wait, &given_up);
     let places: Vec<Place<'_>> = wanted
         .iter()
         .map(|wanted| (wanted.topic.as_str(), wanted.partition))
@@ -126,8 +137,20 @@ pub fn restore<E: From<Error>>(
             });
         }
     }
-    let mut reader = Batches::new(asking.committed).map_err(Error::kafka("reading topics back"))?;
-    for some in open.chunks_mut(AT_ONCE) {
+    for (number, some) in open.chunks_mut(AT_ONCE).enumerate() {
+        let is_ahead = |open: &Open<'_>| ahead.contains(&(open.topic, open.partition, open.next));
+        let as_asked = number == 0 && some.iter().all(is_ahead);
+        if number == 0 && !as_asked {
+            // With a client of its own: librdkafka aborts the process where a partition is assigned anew, and then dropped, before its
+            // first assignment has ended (`rd_kafka_assignment_partition_stopped`, 2.12.1).
+            let anew = client(properties, group, "read_committed")?;
+            let before = mem::replace(&mut reader, Batches::new(anew).map_err(doing())?);
+            close(vec![before.end()]);
+        }
+        if !as_asked {
+            let from = some.iter().map(|o| (o.topic, o.partition, o.next));
+            reader.assign(from).map_err(doing())?;
+        }
         read_some(&mut reader, some, wait, cancelled, &mut each)?;
     }
     for open in open {
@@ -135,7 +158,7 @@ pub fn restore<E: From<Error>>(
             restored.next = open.next;
         }
     }
-    close(vec![asking.uncommitted, reader.end()]);
+    close(vec![uncommitted, reader.end()]);
     Ok(done)
 }
 
@@ -157,7 +180,7 @@ struct Open<'a> {
     reading: bool,
 }
 
-/// Reads some partitions to their ends.
+/// Reads some partitions, which the reader is assigned, to their ends.
 fn read_some<E: From<Error>>(
     reader: &mut Batches,
     some: &mut [Open<'_>],
@@ -169,9 +192,6 @@ fn read_some<E: From<Error>>(
         Some(open) => format!("reading {}[{}] back", open.topic, open.partition),
         None => "reading topics back".to_owned(),
     };
-    reader
-        .assign(some.iter().map(|o| (o.topic, o.partition, o.next)))
-        .map_err(|e| Error::kafka(doing(some))(e))?;
     let mut copies = Copies::default();
     // What the last record was of: of most partitions many come one behind another.
     let (mut last, mut at) = (None, 0);
@@ -215,8 +235,8 @@ fn read_some<E: From<Error>>(
                     })?;
                     open.next = offset + 1;
                 }
-                // The stable offset was at the end asked for before this consumer fetched anything, so it gets there. An end
-                // before is that of a replica which lags behind. What is committed meanwhile is of no former owner.
+                // The stable offset is at the end that was asked for by now, so this consumer gets there. An end before is of the
+                // time before, or that of a replica which lags behind. What is committed meanwhile is of no former owner.
                 Some(RDKafkaErrorCode::PartitionEOF) if offset >= open.end => open.reading = false,
                 Some(RDKafkaErrorCode::PartitionEOF) => {}
                 Some(code) => fault = worse(fault, Some(KafkaError::MessageConsumption(code))),

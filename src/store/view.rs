@@ -347,17 +347,20 @@ impl View {
     /// Removes what begins with this, a page at a time.
     fn remove_all(&self, prefix: &[u8]) -> Result<(), Error> {
         loop {
-            let removed = self.database.write(cost(PAGE, 0), |trees| {
-                let mut batch = sled::Batch::default();
-                let mut removed = 0;
-                for key in trees.view.scan_prefix(prefix).keys().take(PAGE) {
-                    batch.remove(key?);
-                    removed += 1;
-                }
-                trees.view.apply_batch(batch)?;
-                Ok(removed)
+            let page = self.database.with(|trees| {
+                let keys = trees.view.scan_prefix(prefix).keys().take(PAGE);
+                Ok(keys.collect::<Result<Vec<_>, _>>()?)
             })?;
-            if removed < PAGE {
+            let last = page.len() < PAGE;
+            // What changes nothing is not to be waited for either: mostly there is nothing, and a start goes through here.
+            if !page.is_empty() {
+                self.database.write(cost(page.len(), 0), |trees| {
+                    let mut batch = sled::Batch::default();
+                    page.into_iter().for_each(|key| batch.remove(key));
+                    Ok(trees.view.apply_batch(batch)?)
+                })?;
+            }
+            if last {
                 return Ok(());
             }
         }

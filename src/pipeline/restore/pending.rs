@@ -143,8 +143,7 @@ impl Pending {
         (of.next, of.last) = (next, self.taken);
         if of.read.bytes() >= PIECE_BYTES {
             // The partition stays: what was begun of it has to end.
-            let room = self.emptied.try_recv().unwrap_or_default();
-            let full = mem::replace(&mut of.read, room);
+            let full = mem::replace(&mut of.read, room(&self.emptied));
             self.send(partition, full, next, true)?;
         }
         Ok(())
@@ -165,9 +164,8 @@ impl Pending {
                 self.send(rests, of.read, of.next, false)?;
             }
         }
-        let read = self.emptied.try_recv().unwrap_or_default();
         let waiting = Waiting {
-            read,
+            read: room(&self.emptied),
             ..Waiting::default()
         };
         self.partitions.push((partition, waiting));
@@ -197,4 +195,10 @@ impl Pending {
         let writer = *self.writer.entry(partition).or_insert(turn);
         self.writers[writer].send(piece).map_err(gone)
     }
+}
+
+/// What the next records are taken into.
+fn room(emptied: &Receiver<ReadBack>) -> ReadBack {
+    let new = || ReadBack::with_room(PIECE_BYTES + PIECE_BYTES / 16);
+    emptied.try_recv().unwrap_or_else(|_| new())
 }

@@ -5,7 +5,7 @@ use std::mem;
 
 use super::super::Error;
 use super::super::database::{Database, cost};
-use super::block::{Block, Sealer};
+use super::block::{BLOCK_BYTES, Block, Sealer};
 use super::index::{self, Entry, MOST_BLOCKS};
 use super::{Kind, block_key, erase, indexed_key, known, put};
 use crate::failpoint;
@@ -16,8 +16,13 @@ const MOST_STATES: usize = if cfg!(debug_assertions) { 512 } else { 1 << 19 };
 /// Bytes of states behind which a run ends: what a crash cuts off is read again.
 const MOST_BYTES: usize = 256 << 20;
 
-/// What a debug build writes at once: a few blocks, so that runs are cut off in the middle there.
-const MOST_AT_ONCE: usize = 4 << 10;
+/// Bytes that are written at once: so few that their memory, which is used again and again, is new only once. In a debug build a few
+/// blocks, so that runs are cut off in the middle there.
+const MOST_AT_ONCE: usize = if cfg!(debug_assertions) {
+    4 << 10
+} else {
+    1 << 20
+};
 
 /// States of a partition, block by block, in the order in which they were read, and the index that finds them. Nothing of it is
 /// there before it has ended.
@@ -50,16 +55,13 @@ impl<'a> Run<'a> {
             number,
             blocks: 0,
             bytes: 0,
-            index: Vec::new(),
+            // All that they will hold, of which the system gives what is written to: growing would copy it, to memory that is new.
+            index: Vec::with_capacity(MOST_STATES),
             erased: Vec::new(),
             full: Vec::new(),
-            values: Vec::new(),
+            values: Vec::with_capacity(MOST_AT_ONCE + 2 * BLOCK_BYTES),
             cost: 0,
-            most: if cfg!(debug_assertions) {
-                MOST_AT_ONCE
-            } else {
-                database.most() / 2
-            },
+            most: MOST_AT_ONCE.min(database.most() / 2),
             sealer: Sealer::new(),
         })
     }

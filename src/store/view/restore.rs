@@ -35,6 +35,15 @@ pub struct ReadBack {
 }
 
 impl ReadBack {
+    /// Nothing yet, with room for so many bytes: growing to them would copy them, to memory that the system has to clear.
+    #[must_use]
+    pub fn with_room(bytes: usize) -> Self {
+        Self {
+            bytes: Vec::with_capacity(bytes),
+            ..Self::default()
+        }
+    }
+
     /// Takes one more: a user, at most 512 bytes, with version and encoded state; `None` erases the user with all versions.
     pub fn push(&mut self, user: &str, state: Option<(u64, &[u8])>) {
         let Some((version, state)) = state else {
