@@ -14,15 +14,19 @@ pub fn allow_small() {
 /// How many want small pages now, and whether these were asked for here.
 static WANTED: Mutex<(usize, bool)> = Mutex::new((0, false));
 
-/// New memory comes in small pages as long as this lives.
+/// New memory comes in small pages as long as this lives, if it may.
 #[must_use]
-pub struct SmallPages(());
+pub struct SmallPages {
+    counted: bool,
+}
 
-/// Has the system give new memory in pages of 4 KiB and not in huge ones, as long as what is returned lives. mimalloc asks for huge
+/// Has the system give memory in pages of 4 KiB and not in huge ones, whatever of the process is written to for the first time as long as
+/// what is returned lives. mimalloc asks for huge
 /// pages, which make a stream 5 % faster (`limn bench stream`, by turns); but all of such a page is cleared when its first byte is
 /// written to, and of the memory that a restore comes by, much is written to only here and there.
 pub fn small() -> SmallPages {
-    if SMALL.load(Ordering::Relaxed) {
+    let counted = SMALL.load(Ordering::Relaxed);
+    if counted {
         let mut wanted = WANTED.lock().unwrap_or_else(PoisonError::into_inner);
         wanted.0 += 1;
         // Whoever runs the process may have asked for the same, and it stays so then.
@@ -30,11 +34,14 @@ pub fn small() -> SmallPages {
             wanted.1 = set_huge_pages(false);
         }
     }
-    SmallPages(())
+    SmallPages { counted }
 }
 
 impl Drop for SmallPages {
     fn drop(&mut self) {
+        if !self.counted {
+            return;
+        }
         let mut wanted = WANTED.lock().unwrap_or_else(PoisonError::into_inner);
         wanted.0 = wanted.0.saturating_sub(1);
         if wanted.0 == 0 && wanted.1 {
@@ -43,10 +50,13 @@ impl Drop for SmallPages {
     }
 }
 
+/// What the arguments that are not used have to be, in the width that they are read in.
+const NONE: libc::c_ulong = 0;
+
 /// Whether the process may have huge pages; `None` where the system does not say.
 fn huge_pages() -> Option<bool> {
     // SAFETY: it reads a flag of the process, and takes no pointers.
-    match unsafe { libc::prctl(libc::PR_GET_THP_DISABLE, 0, 0, 0, 0) } {
+    match unsafe { libc::prctl(libc::PR_GET_THP_DISABLE, NONE, NONE, NONE, NONE) } {
         0 => Some(true),
         1.. => Some(false),
         _ => None,
@@ -57,7 +67,7 @@ fn huge_pages() -> Option<bool> {
 fn set_huge_pages(may: bool) -> bool {
     let not = libc::c_ulong::from(!may);
     // SAFETY: it sets a flag of the process, which pages have that are given to it later, and takes no pointers.
-    unsafe { libc::prctl(libc::PR_SET_THP_DISABLE, not, 0, 0, 0) == 0 }
+    unsafe { libc::prctl(libc::PR_SET_THP_DISABLE, not, NONE, NONE, NONE) == 0 }
 }
 
 #[cfg(test)]

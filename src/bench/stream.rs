@@ -94,7 +94,8 @@ pub struct Report {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ceiling_events_per_second: Option<f64>,
     /// The same with what limn's design cannot do without: user and time of each event are looked for and its bytes kept by user, and
-    /// each profile state is put into a view, once its transaction is committed. Windows, prompts, answers, and the records, cost nothing.
+    /// each profile state is put into a view, once its transaction is committed and while the next one is written. Windows, prompts,
+    /// answers, and the records, cost nothing, and what is fetched before the first record counts for nothing either.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ceiling_with_state_events_per_second: Option<f64>,
 }
@@ -261,15 +262,14 @@ async fn measure(
         let (alone, topics) = own(&options, name, runs + 1);
         names.extend(outputs(&topics));
         make(admin, &topics).await?;
-        ceiling = Some(rate_of(&alone, &records, || raw(&alone, name), |_| Ok(()))?);
+        ceiling = Some(rate_of(&alone, &records, || raw(&alone, name), None)?);
         tell("the same, with the events kept by user and the states in a view");
         let (with, topics) = own(&options, name, runs + 2);
         names.extend(outputs(&topics));
         make(admin, &topics).await?;
         remove(&options.store.folder)?;
         let store = Store::open(&options.store)?;
-        let keep = || keep(&with);
-        ceiling_with_state = Some(rate_of(&with, &records, keep, |w| view(&store, w))?);
+        ceiling_with_state = Some(rate_of(&with, &records, || keep(&with), Some(&store))?);
     }
     let mut commits = folded.commits;
     commits.sort_unstable();
@@ -384,29 +384,59 @@ fn recorded(options: &Options) -> Result<commit::Records, Error> {
     Ok(records)
 }
 
-/// Events a second where they are read and limn's records written, both at once.
+/// Events a second where they are read and limn's records written, both at once, and with a `store` their states put into its view
+/// beside that.
 #[allow(clippy::cast_precision_loss)] // rates
 fn rate_of(
     options: &Options,
     records: &commit::Records,
     read: impl FnOnce() -> Result<Counted, Error>,
-    committed: impl FnMut(&mut dyn Iterator<Item = Written<'_>>) -> Result<(), Error> + Send,
+    store: Option<&Store>,
 ) -> Result<f64, Error> {
     let pipeline = &options.pipeline;
     let to = &pipeline.topics;
     let topics = OUTPUTS.map(|of| of(to).as_str());
     let every = pipeline.commit_interval;
-    let (read, written) = std::thread::scope(|scope| {
-        let written = scope
-            .spawn(|| records.write(&pipeline.commit, topics, every, options.timeout, committed));
+    let (states, committed) = std::sync::mpsc::channel();
+    std::thread::scope(|scope| {
+        let written = scope.spawn(move || {
+            let commit = &pipeline.commit;
+            records.write(commit, topics, every, options.timeout, |written| {
+                // Who takes them is gone only with an error of its own.
+                let _ = store.map(|_| states.send(changes(written)));
+            })
+        });
+        let viewed = scope.spawn(move || {
+            for changes in committed {
+                let batch = ViewBatch {
+                    changes,
+                    ..ViewBatch::default()
+                };
+                store.map_or(Ok(()), |store| store.view.apply(&batch))?;
+            }
+            Ok::<_, store::Error>(Instant::now())
+        });
         let read = read();
-        (
-            read,
-            written.join().unwrap_or_else(|panic| resume_unwind(panic)),
-        )
+        let written = written.join().unwrap_or_else(|panic| resume_unwind(panic));
+        let viewed = viewed.join().unwrap_or_else(|panic| resume_unwind(panic));
+        let (read, (began, written), viewed) = (read?, written?, viewed?);
+        let last = viewed.max(began + written) - began;
+        Ok(read.records as f64 / read.seconds.max(last.as_secs_f64()))
+    })
+}
+
+/// The profile states among what a transaction has committed.
+fn changes(written: &mut dyn Iterator<Item = Written<'_>>) -> Vec<Change> {
+    let states = written.filter(|written| written.topic == PROFILES);
+    let changes = states.filter_map(|written| {
+        let state = written.value?;
+        Some(Change {
+            partition: written.partition,
+            user: std::str::from_utf8(written.key?).ok()?.into(),
+            state: Some((state_version(state).ok()?, state.to_vec())),
+        })
     });
-    let (read, written) = (read?, written?);
-    Ok(read.records as f64 / read.seconds.max(written.as_secs_f64()))
+    changes.collect()
 }
 
 /// Reads the events, and keeps the bytes of each with those of its user, as windows do; of so many users at a time.
@@ -433,7 +463,8 @@ fn keep(options: &Options) -> Result<Counted, Error> {
             began.get_or_insert_with(Instant::now);
             records += 1;
             let (key, value) = (back.key(), back.value());
-            if let Ok(decoded) = decoder.decode_of(key, value, None) {
+            // All of the bench's own are events.
+            if let Ok(decoded) = decoder.decode_of(key, value, back.timestamp_ms()) {
                 if kept.len() >= USERS {
                     kept.clear();
                 }
@@ -445,24 +476,6 @@ fn keep(options: &Options) -> Result<Counted, Error> {
     )?;
     let seconds = began.map_or(0.0, |began: Instant| began.elapsed().as_secs_f64());
     Ok(Counted { records, seconds })
-}
-
-/// Puts the profile states of a transaction into the view.
-fn view(store: &Store, written: &mut dyn Iterator<Item = Written<'_>>) -> Result<(), Error> {
-    let states = written.filter(|written| written.topic == PROFILES);
-    let changes = states.filter_map(|written| {
-        let state = written.value?;
-        Some(Change {
-            partition: written.partition,
-            user: std::str::from_utf8(written.key?).ok()?.into(),
-            state: Some((state_version(state).ok()?, state.to_vec())),
-        })
-    });
-    store.view.apply(&ViewBatch {
-        changes: changes.collect(),
-        ..ViewBatch::default()
-    })?;
-    Ok(())
 }
 
 fn fill(options: &Options, topic: &str) -> Result<u64, Error> {

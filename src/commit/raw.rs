@@ -57,19 +57,19 @@ impl Records {
         });
     }
 
-    /// Writes them, each transaction for so long, gives what each has `committed`, and tells how long that took, connecting aside.
-    /// Blocks.
+    /// Writes them, each transaction for so long, gives what each has `committed`, and tells when it began, connecting aside, and how long
+    /// it took. Blocks.
     ///
     /// # Errors
-    /// [`Error::InDoubt`] where anything fails: nothing is tried again. Whatever `committed` returns as an error ends the writing.
-    pub fn write<const N: usize, E: From<Error>>(
+    /// [`Error::InDoubt`] where anything fails: nothing is tried again.
+    pub fn write<const N: usize>(
         &self,
         config: &Config,
         topics: [&str; N],
         every: Duration,
         wait: Duration,
-        mut committed: impl FnMut(&mut dyn Iterator<Item = Written<'_>>) -> Result<(), E>,
-    ) -> Result<Duration, E> {
+        mut committed: impl FnMut(&mut dyn Iterator<Item = Written<'_>>),
+    ) -> Result<(Instant, Duration), Error> {
         let failed = |error: KafkaError| Error::InDoubt {
             doing: "writing records and nothing else",
             reason: error.to_string(),
@@ -96,16 +96,16 @@ impl Records {
                 }
             }
             if !flush(&producer, config.transaction_timeout) {
-                return Err(failed(unsent()).into());
+                return Err(failed(unsent()));
             }
             producer
                 .commit_transaction(config.transaction_timeout)
                 .map_err(failed)?;
             let count = some.len() - rest.len();
             let some = some.take(count);
-            committed(&mut some.map(|record| self.written(record)))?;
+            committed(&mut some.map(|record| self.written(record)));
         }
-        Ok(began.elapsed())
+        Ok((began, began.elapsed()))
     }
 
     fn written(&self, record: &Record) -> Written<'_> {

@@ -103,7 +103,8 @@ fn read(
     cancelled: &AtomicBool,
 ) -> Result<Checkpoints, Error> {
     let mut checkpoints = Checkpoints::new();
-    let mut counted = Counted::default();
+    let mut counted = Counted::new();
+    let mut told = 0;
     // The partition that the last record was of, and where its reading began: of most many come one behind another.
     let (mut of, mut from) = (None, 0);
     let ends = source::restore::<Error>(
@@ -159,7 +160,8 @@ fn read(
                     Some((version, value))
                 }
             };
-            if counted.tells() {
+            told += 1;
+            if told % TELL_EVERY == 0 {
                 remaining(partition, end - offset);
             }
             pending.push(partition, user, state, offset + 1)
@@ -179,31 +181,35 @@ fn read(
     Ok(checkpoints)
 }
 
-/// Counts records without a look at the metrics for each.
-#[derive(Default)]
-struct Counted(u64);
+/// Counts records, and tells of many at once.
+struct Counted {
+    counter: ::metrics::Counter,
+    untold: u64,
+}
 
 impl Counted {
-    fn add(&mut self) {
-        self.0 += 1;
-        if self.tells() {
-            self.tell(TELL_EVERY);
+    fn new() -> Self {
+        Self {
+            counter: ::metrics::counter!(metrics::RESTORE_RECORDS),
+            untold: 0,
         }
     }
 
-    /// Whether it is time for a word.
-    fn tells(&self) -> bool {
-        self.0.is_multiple_of(TELL_EVERY)
+    fn add(&mut self) {
+        self.untold += 1;
+        if self.untold == TELL_EVERY {
+            self.tell();
+        }
     }
 
-    fn tell(&self, more: u64) {
-        ::metrics::counter!(metrics::RESTORE_RECORDS).increment(more);
+    fn tell(&mut self) {
+        self.counter.increment(std::mem::take(&mut self.untold));
     }
 }
 
 impl Drop for Counted {
     fn drop(&mut self) {
-        self.tell(self.0 % TELL_EVERY);
+        self.tell();
     }
 }
 

@@ -16,6 +16,8 @@ pub(super) type Place<'a> = (&'a str, i32);
 
 /// How long one question may take before it is looked whether the answer is still wanted.
 pub(super) const SLICE: Duration = Duration::from_secs(2);
+/// How long a client's first connection may take.
+const CONNECT: Duration = Duration::from_secs(1);
 /// How long it is waited between two questions for the same …
 const PAUSE: Duration = Duration::from_millis(20);
 /// … and where the first has failed.
@@ -189,7 +191,12 @@ impl<'a> Asking<'a> {
         places: &[Place<'_>],
         edge: Offset,
     ) -> Result<Vec<i64>, Error> {
-        missing(client, places)?;
+        let topics: BTreeSet<&str> = places.iter().map(|&(topic, _)| topic).collect();
+        // What is wrong with one is told by the question itself.
+        let _ = topics.into_iter().try_for_each(|topic| {
+            let asked = !(self.cancelled)() && count(client, topic, CONNECT).is_ok();
+            asked.then_some(())
+        });
         self.ask(client, places, edge)
     }
 
@@ -218,8 +225,8 @@ impl<'a> Asking<'a> {
     }
 }
 
-/// Looks for the topics of partitions, and with them for the leaders: one that the client takes to be missing it does not look for
-/// by itself.
+/// Looks for the topics of partitions that do not answer. A leader that the client takes to be missing it does not look for by
+/// itself.
 ///
 /// # Errors
 /// [`Error::MissingTopic`]; where the brokers do not answer this either, nothing.

@@ -137,23 +137,28 @@ pub fn restore<E: From<Error>>(
             });
         }
     }
-    for (number, some) in open.chunks_mut(AT_ONCE).enumerate() {
-        let is_ahead = |open: &Open<'_>| ahead.contains(&(open.topic, open.partition, open.next));
-        let as_asked = number == 0 && some.iter().all(is_ahead);
-        if number == 0 && !as_asked {
-            // With a client of its own: librdkafka aborts the process where a partition is assigned anew, and then dropped, before its
-            // first assignment has ended (`rd_kafka_assignment_partition_stopped`, 2.12.1).
-            let anew = client(properties, group, "read_committed")?;
-            let before = mem::replace(&mut reader, Batches::new(anew).map_err(doing())?);
-            close(vec![before.end()]);
-        }
-        if !as_asked {
-            let from = some.iter().map(|o| (o.topic, o.partition, o.next));
-            reader.assign(from).map_err(doing())?;
-        }
+    let is_ahead = |open: &Open<'_>| ahead.contains(&(open.topic, open.partition, open.next));
+    let (mut first, mut rest): (Vec<_>, Vec<_>) = open.into_iter().partition(is_ahead);
+    if !first.is_empty() {
+        read_some(&mut reader, &mut first, wait, cancelled, &mut each)?;
+    }
+    let assigned = |open: &Open<'_>| {
+        let mut ahead = ahead.iter();
+        ahead.any(|&(topic, partition, _)| (topic, partition) == (open.topic, open.partition))
+    };
+    if rest.iter().any(assigned) {
+        // With a client of its own: librdkafka aborts the process where a partition is assigned anew, and then dropped, before its
+        // first assignment has ended (`rd_kafka_assignment_partition_stopped`, 2.12.1).
+        let anew = client(properties, group, "read_committed")?;
+        let before = mem::replace(&mut reader, Batches::new(anew).map_err(doing())?);
+        close(vec![before.end()]);
+    }
+    for some in rest.chunks_mut(AT_ONCE) {
+        let from = some.iter().map(|o| (o.topic, o.partition, o.next));
+        reader.assign(from).map_err(doing())?;
         read_some(&mut reader, some, wait, cancelled, &mut each)?;
     }
-    for open in open {
+    for open in first.iter().chain(&rest) {
         if let Some(restored) = done.get_mut(&(open.topic.to_owned(), open.partition)) {
             restored.next = open.next;
         }

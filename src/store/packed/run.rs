@@ -13,6 +13,8 @@ use crate::failpoint;
 /// States and erasures behind which a run ends: its index is in memory until then. Few in a debug build, so that the tests and the
 /// fault suite see many runs.
 const MOST_STATES: usize = if cfg!(debug_assertions) { 512 } else { 1 << 19 };
+/// More states than a piece of what was read has ([`super::super::ReadBack`]): a run that is not full yet takes one more whole.
+const PIECE_STATES: usize = 1 << 15;
 /// Bytes of states behind which a run ends: what a crash cuts off is read again.
 const MOST_BYTES: usize = 256 << 20;
 
@@ -56,7 +58,7 @@ impl<'a> Run<'a> {
             blocks: 0,
             bytes: 0,
             // All that they will hold, of which the system gives what is written to: growing would copy it, to memory that is new.
-            index: Vec::with_capacity(MOST_STATES),
+            index: Vec::with_capacity(MOST_STATES + PIECE_STATES),
             erased: Vec::new(),
             full: Vec::new(),
             values: Vec::with_capacity(MOST_AT_ONCE + 2 * BLOCK_BYTES),
