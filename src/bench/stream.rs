@@ -1,26 +1,25 @@
 //! The stream without a model's cost: fill a topic, fold it, read the profiles back, and say how fast that was.
 
-use std::panic::resume_unwind;
+mod ceiling;
+
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
-use ahash::HashMap;
 use serde::Serialize;
 use tokio::sync::{mpsc, watch};
 
 use super::Input;
 use super::input::mapping;
 use crate::clock::SystemClock;
-use crate::codec::{Decoder, Format, Partitioner, state_version};
-use crate::commit::{self, Written};
+use crate::codec::{Format, Partitioner};
+use crate::commit;
 use crate::demo::peak_memory_bytes;
 use crate::engine::Engine;
 use crate::load;
 use crate::pipeline::{self, Commit, Parts, Phase, Status};
-use crate::source::{self, Counted, Start, Wanted};
-use crate::store::{self, Change, Store, ViewBatch};
+use crate::source::{self, Counted, Start};
+use crate::store::{self, Store};
 use crate::topics::{self, Admin, Finding};
 
 /// What is measured.
@@ -255,21 +254,23 @@ async fn measure(
     tell("reading the profiles back");
     remove(&options.store.folder)?;
     let restored = fold(&options, engine, tell).await?;
-    let (mut ceiling, mut ceiling_with_state) = (None, None);
+    let (mut ceiling_alone, mut ceiling_with_state) = (None, None);
     if options.ceiling {
         tell("reading the events and writing limn's records again, and nothing else");
-        let records = recorded(&options)?;
+        let records = ceiling::recorded(&options)?;
         let (alone, topics) = own(&options, name, runs + 1);
         names.extend(outputs(&topics));
         make(admin, &topics).await?;
-        ceiling = Some(rate_of(&alone, &records, || raw(&alone, name), None)?);
+        let read = || raw(&alone, name);
+        ceiling_alone = Some(ceiling::rate_of(&alone, &records, read, None)?);
         tell("the same, with the events kept by user and the states in a view");
         let (with, topics) = own(&options, name, runs + 2);
         names.extend(outputs(&topics));
         make(admin, &topics).await?;
         remove(&options.store.folder)?;
         let store = Store::open(&options.store)?;
-        ceiling_with_state = Some(rate_of(&with, &records, || keep(&with), Some(&store))?);
+        let read = || ceiling::keep(&with);
+        ceiling_with_state = Some(ceiling::rate_of(&with, &records, read, Some(&store))?);
     }
     let mut commits = folded.commits;
     commits.sort_unstable();
@@ -298,7 +299,7 @@ async fn measure(
         restore_records_per_second: profiles.records as f64 / restored.restore_seconds,
         raw_profiles_records_per_second: rate(profiles),
         raw_consume_events_per_second: rate(input),
-        ceiling_events_per_second: ceiling,
+        ceiling_events_per_second: ceiling_alone,
         ceiling_with_state_events_per_second: ceiling_with_state,
     })
 }
@@ -344,138 +345,6 @@ fn raw(options: &Options, topic: &str) -> Result<Counted, Error> {
     let source = &options.pipeline.source;
     let counted = source::count(&source.properties, &source.group, topic, options.timeout)?;
     Ok(counted)
-}
-
-/// The topics whose records are written again …
-const OUTPUTS: [fn(&pipeline::Topics) -> &String; 3] =
-    [|to| &to.changes, |to| &to.profiles, |to| &to.checkpoints];
-/// … and the place of the profiles among them.
-const PROFILES: usize = 1;
-
-/// The records of a run, for the next one's topics.
-fn recorded(options: &Options) -> Result<commit::Records, Error> {
-    let from = OUTPUTS.map(|of| of(&options.pipeline.topics));
-    let wanted = from.iter().flat_map(|&topic| {
-        (0..options.partitions).map(|partition| Wanted {
-            topic: topic.clone(),
-            partition,
-            from: 0,
-        })
-    });
-    let wanted: Vec<Wanted> = wanted.collect();
-    let mut records = commit::Records::default();
-    source::restore::<source::Error>(
-        &options.pipeline.source.properties,
-        &options.pipeline.source.group,
-        &wanted,
-        options.timeout,
-        &AtomicBool::new(false),
-        |back| {
-            let topic = from.iter().position(|topic| **topic == back.topic);
-            records.push(
-                topic.unwrap_or_default(),
-                back.partition,
-                back.key(),
-                back.value(),
-            );
-            Ok(())
-        },
-    )?;
-    Ok(records)
-}
-
-/// Events a second where they are read and limn's records written, both at once, and with a `store` their states put into its view
-/// beside that.
-#[allow(clippy::cast_precision_loss)] // rates
-fn rate_of(
-    options: &Options,
-    records: &commit::Records,
-    read: impl FnOnce() -> Result<Counted, Error>,
-    store: Option<&Store>,
-) -> Result<f64, Error> {
-    let pipeline = &options.pipeline;
-    let to = &pipeline.topics;
-    let topics = OUTPUTS.map(|of| of(to).as_str());
-    let every = pipeline.commit_interval;
-    let (states, committed) = std::sync::mpsc::channel();
-    std::thread::scope(|scope| {
-        let written = scope.spawn(move || {
-            let commit = &pipeline.commit;
-            records.write(commit, topics, every, options.timeout, |written| {
-                // Who takes them is gone only with an error of its own.
-                let _ = store.map(|_| states.send(changes(written)));
-            })
-        });
-        let viewed = scope.spawn(move || {
-            for changes in committed {
-                let batch = ViewBatch {
-                    changes,
-                    ..ViewBatch::default()
-                };
-                store.map_or(Ok(()), |store| store.view.apply(&batch))?;
-            }
-            Ok::<_, store::Error>(Instant::now())
-        });
-        let read = read();
-        let written = written.join().unwrap_or_else(|panic| resume_unwind(panic));
-        let viewed = viewed.join().unwrap_or_else(|panic| resume_unwind(panic));
-        let (read, (began, written), viewed) = (read?, written?, viewed?);
-        let last = viewed.max(began + written) - began;
-        Ok(read.records as f64 / read.seconds.max(last.as_secs_f64()))
-    })
-}
-
-/// The profile states among what a transaction has committed.
-fn changes(written: &mut dyn Iterator<Item = Written<'_>>) -> Vec<Change> {
-    let states = written.filter(|written| written.topic == PROFILES);
-    let changes = states.filter_map(|written| {
-        let state = written.value?;
-        Some(Change {
-            partition: written.partition,
-            user: std::str::from_utf8(written.key?).ok()?.into(),
-            state: Some((state_version(state).ok()?, state.to_vec())),
-        })
-    });
-    changes.collect()
-}
-
-/// Reads the events, and keeps the bytes of each with those of its user, as windows do; of so many users at a time.
-fn keep(options: &Options) -> Result<Counted, Error> {
-    const USERS: usize = 4000;
-    let source = &options.pipeline.source;
-    let decoder = Decoder::new(options.pipeline.codec.clone());
-    let wanted: Vec<Wanted> = (0..options.partitions)
-        .map(|partition| Wanted {
-            topic: source.topic.clone(),
-            partition,
-            from: 0,
-        })
-        .collect();
-    let mut kept: HashMap<Box<str>, Vec<u8>> = HashMap::default();
-    let (mut records, mut began) = (0, None);
-    source::restore::<Error>(
-        &source.properties,
-        &source.group,
-        &wanted,
-        options.timeout,
-        &AtomicBool::new(false),
-        |back| {
-            began.get_or_insert_with(Instant::now);
-            records += 1;
-            let (key, value) = (back.key(), back.value());
-            // All of the bench's own are events.
-            if let Ok(decoded) = decoder.decode_of(key, value, back.timestamp_ms()) {
-                if kept.len() >= USERS {
-                    kept.clear();
-                }
-                let of = kept.entry(decoded.user).or_default();
-                of.extend_from_slice(value.unwrap_or_default());
-            }
-            Ok(())
-        },
-    )?;
-    let seconds = began.map_or(0.0, |began: Instant| began.elapsed().as_secs_f64());
-    Ok(Counted { records, seconds })
 }
 
 fn fill(options: &Options, topic: &str) -> Result<u64, Error> {

@@ -34,6 +34,8 @@ pub(super) struct Reader {
     text: Option<Pointer>,
     /// No pointer points at or into what another points at: each field can be taken away when it is read.
     apart: bool,
+    /// No pointer points at the whole value.
+    inside: bool,
 }
 
 /// A JSON pointer, as written and as its tokens.
@@ -92,11 +94,15 @@ impl Reader {
             item_description: pointer(&mapping.item_description),
             text: pointer(&mapping.text),
             apart: false,
+            inside: false,
         };
         let mut all: Vec<&[String]> = reader.pointers().map(|p| &*p.tokens).collect();
         // In order, what points at or into what a pointer points at stands right behind it.
         all.sort_unstable();
-        reader.apart = !all.windows(2).any(|pair| pair[1].starts_with(pair[0]));
+        // What points at all of it stands before the others.
+        let inside = all.first().is_none_or(|first| !first.is_empty());
+        let apart = !all.windows(2).any(|pair| pair[1].starts_with(pair[0]));
+        (reader.inside, reader.apart) = (inside, apart);
         reader
     }
 

@@ -191,9 +191,8 @@ impl<'a> Asking<'a> {
         places: &[Place<'_>],
         edge: Offset,
     ) -> Result<Vec<i64>, Error> {
-        let topics: BTreeSet<&str> = places.iter().map(|&(topic, _)| topic).collect();
         // What is wrong with one is told by the question itself.
-        let _ = topics.into_iter().try_for_each(|topic| {
+        let _ = topics(places).into_iter().try_for_each(|topic| {
             let asked = !(self.cancelled)() && count(client, topic, CONNECT).is_ok();
             asked.then_some(())
         });
@@ -231,13 +230,16 @@ impl<'a> Asking<'a> {
 /// # Errors
 /// [`Error::MissingTopic`]; where the brokers do not answer this either, nothing.
 fn missing(client: &BaseConsumer, places: &[Place<'_>]) -> Result<(), Error> {
-    let topics: BTreeSet<&str> = places.iter().map(|&(topic, _)| topic).collect();
-    for topic in topics {
+    for topic in topics(places) {
         if let Err(missing @ Error::MissingTopic { .. }) = count(client, topic, SLICE) {
             return Err(missing);
         }
     }
     Ok(())
+}
+
+fn topics<'a>(places: &[Place<'a>]) -> BTreeSet<&'a str> {
+    places.iter().map(|&(topic, _)| topic).collect()
 }
 
 /// Looks for what keeps partitions from being read that nothing is heard of.

@@ -287,11 +287,9 @@ impl<'a> Unpack<'a> {
 
     /// Event time and offset of the event that stands here; the next one stands here then.
     fn skip_event(&mut self) -> (i64, i64) {
-        let (offset, time_ms) = (self.signed(), self.signed());
-        self.number();
-        self.skip_nullable();
-        self.skip_nullable();
-        self.skip_headers();
+        let View {
+            offset, time_ms, ..
+        } = self.view();
         (time_ms, offset)
     }
 

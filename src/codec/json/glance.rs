@@ -28,7 +28,7 @@ impl Reader {
         max_text: usize,
     ) -> Option<Glance<'a>> {
         // Of the others nothing points into a flat object but at its fields, and takes whatever such a field holds.
-        if max_text < SHORT || self.pointers().any(|pointer| pointer.tokens.is_empty()) {
+        if max_text < SHORT || !self.inside {
             return None;
         }
         let mut rest = Rest::of(value)?;
