@@ -32,6 +32,9 @@ pub struct Options {
     /// How often it is folded, each time by a group of its own into topics of its own; the last time is what is reported.
     /// None is once.
     pub runs: u32,
+    /// How often the profiles are read back, each time without a state folder and by turns with a reader that does nothing else: one
+    /// such reading differs from the next by a fifth. The medians are reported. None is once.
+    pub restores: u32,
     /// Whether it is measured too what a program reaches that computes nothing ([`Report::ceiling_events_per_second`]).
     pub ceiling: bool,
     /// The pipeline as it is configured; its input, its topics and its group are replaced by the bench's own.
@@ -79,7 +82,7 @@ pub struct Report {
     pub open_windows: u64,
     /// Their memory, by window.
     pub bytes_per_open_window: u64,
-    /// From a start without a state folder until all profiles were read back.
+    /// From a start without a state folder until all profiles were read back; the median, as of the two figures below.
     pub restore_seconds: f64,
     /// Records of the profiles topic that were read back a second; before Kafka has compacted it they are the updates, in the
     /// end the users.
@@ -249,11 +252,23 @@ async fn measure(
     let input = raw(&options, name)?;
     tell(&format!("folding them, run {runs} of {runs}"));
     let folded = fold_all(&options, &topics, Arc::clone(&engine), admin, written, tell).await?;
-    tell("reading the profiles, and nothing else");
-    let profiles = raw(&options, &topics.profiles)?;
-    tell("reading the profiles back");
-    remove(&options.store.folder)?;
-    let restored = fold(&options, engine, tell).await?;
+    let rate = |counted: &Counted| counted.records as f64 / counted.seconds;
+    let (mut restore_seconds, mut restored, mut read) = (Vec::new(), Vec::new(), Vec::new());
+    let restores = options.restores.max(1);
+    for restore in 1..=restores {
+        tell("reading the profiles, and nothing else");
+        let profiles = raw(&options, &topics.profiles)?;
+        tell(&format!(
+            "reading the profiles back, {restore} of {restores}"
+        ));
+        remove(&options.store.folder)?;
+        let seconds = fold(&options, Arc::clone(&engine), tell)
+            .await?
+            .restore_seconds;
+        restore_seconds.push(seconds);
+        restored.push(profiles.records as f64 / seconds);
+        read.push(rate(&profiles));
+    }
     let (mut ceiling_alone, mut ceiling_with_state) = (None, None);
     if options.ceiling {
         tell("reading the events and writing limn's records again, and nothing else");
@@ -278,7 +293,6 @@ async fn measure(
         let at = ((commits.len() as f64 * share).ceil() as usize).saturating_sub(1);
         commits.get(at).map_or(0.0, Duration::as_secs_f64)
     };
-    let rate = |counted: Counted| counted.records as f64 / counted.seconds;
     let seconds = folded.seconds;
     Ok(Report {
         limn: env!("CARGO_PKG_VERSION"),
@@ -295,13 +309,20 @@ async fn measure(
         peak_memory_bytes: folded.peak_memory_bytes,
         open_windows: folded.open_windows,
         bytes_per_open_window: folded.open_bytes / folded.open_windows.max(1),
-        restore_seconds: restored.restore_seconds,
-        restore_records_per_second: profiles.records as f64 / restored.restore_seconds,
-        raw_profiles_records_per_second: rate(profiles),
-        raw_consume_events_per_second: rate(input),
+        restore_seconds: median(restore_seconds),
+        restore_records_per_second: median(restored),
+        raw_profiles_records_per_second: median(read),
+        raw_consume_events_per_second: rate(&input),
         ceiling_events_per_second: ceiling_alone,
         ceiling_with_state_events_per_second: ceiling_with_state,
     })
+}
+
+/// The middle of some figures, of which there is one at least.
+fn median(mut figures: Vec<f64>) -> f64 {
+    figures.sort_unstable_by(f64::total_cmp);
+    let (below, above) = (figures[(figures.len() - 1) / 2], figures[figures.len() / 2]);
+    f64::midpoint(below, above)
 }
 
 /// The topics that a run writes.
@@ -451,4 +472,17 @@ async fn fold(
 /// Begins the peak of resident memory anew, where the system can (Linux); else it is that of the whole process.
 fn forget_peak() {
     let _ = std::fs::write("/proc/self/clear_refs", "5");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::median;
+
+    #[test]
+    #[allow(clippy::float_cmp)] // all of them are exact
+    fn the_median_is_the_middle_one_or_between_the_two_in_the_middle() {
+        assert_eq!(median(vec![5.0]), 5.0);
+        assert_eq!(median(vec![9.0, 1.0, 2.0]), 2.0);
+        assert_eq!(median(vec![8.0, 1.0, 4.0, 2.0]), 3.0);
+    }
 }

@@ -18,13 +18,14 @@ fn topics(name: &str) -> Vec<String> {
 #[test]
 fn a_stream_is_measured_as_often_as_told_and_nothing_of_it_is_left() {
     let dir = tempfile::tempdir().unwrap();
-    for runs in [1, 2] {
+    for (runs, restores) in [(1, 1), (2, 4)] {
         let ceiling = (runs == 2).then_some("--ceiling");
         let output = Command::new(env!("CARGO_BIN_EXE_limn"))
             .current_dir(dir.path())
             .args(["bench", "stream", "--events", "2000", "--users", "100"])
             .args(ceiling)
-            .args(["--runs", &runs.to_string(), "--config"])
+            .args(["--runs", &runs.to_string()])
+            .args(["--restores", &restores.to_string(), "--config"])
             .arg(concat!(env!("CARGO_MANIFEST_DIR"), "/config/bench.toml"))
             .env("LIMN_KAFKA__BROKERS", broker::shared().servers())
             .output()
@@ -49,6 +50,8 @@ fn a_stream_is_measured_as_often_as_told_and_nothing_of_it_is_left() {
         let first = report.get("events_per_second_of_first_run");
         assert_eq!(first.is_some(), runs == 2, "{report}");
         assert_eq!(said.matches("folding them").count(), runs, "{said}");
+        let back = said.matches("reading the profiles back").count();
+        assert_eq!(back, restores, "{said}");
         let ceiling = report.get("ceiling_events_per_second");
         assert_eq!(
             ceiling.map(|c| c.as_f64() > Some(0.0)),

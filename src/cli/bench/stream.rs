@@ -31,6 +31,9 @@ pub struct Args {
     /// How often they are folded, each time anew; the last time is reported, when limn's memory and the broker's code are warm.
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=100))]
     runs: u32,
+    /// How often the profiles are read back, by turns with a reader that does nothing else; the medians are reported.
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=100))]
+    restores: u32,
     /// Measure too how fast the events can be read and limn's records written by whoever computes nothing. Holds these records in memory.
     #[arg(long)]
     ceiling: bool,
@@ -60,6 +63,7 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
         },
         partitions: args.partitions,
         runs: args.runs,
+        restores: args.restores,
         ceiling: args.ceiling,
         pipeline: crate::cli::run::pipeline(&config, String::new()),
         topics: config.topics.clone(),

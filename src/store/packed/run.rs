@@ -18,12 +18,13 @@ const PIECE_STATES: usize = 1 << 15;
 /// Bytes of states behind which a run ends: what a crash cuts off is read again.
 const MOST_BYTES: usize = 256 << 20;
 
-/// Bytes that are written at once: so few that their memory, which is used again and again, is new only once. In a debug build a few
+/// What is written at once costs so much ([`cost`]), a third of it bytes: so few that their memory, which is used again and again, is
+/// new only once, and so many that few pages are written twice because they have what two writings bring. In a debug build a few
 /// blocks, so that runs are cut off in the middle there.
 const MOST_AT_ONCE: usize = if cfg!(debug_assertions) {
     4 << 10
 } else {
-    1 << 20
+    4 << 20
 };
 
 /// States of a partition, block by block, in the order in which they were read, and the index that finds them. Nothing of it is
@@ -61,7 +62,7 @@ impl<'a> Run<'a> {
             index: Vec::with_capacity(MOST_STATES + PIECE_STATES),
             erased: Vec::new(),
             full: Vec::new(),
-            values: Vec::with_capacity(MOST_AT_ONCE + 2 * BLOCK_BYTES),
+            values: Vec::with_capacity(MOST_AT_ONCE / 3 + 2 * BLOCK_BYTES),
             cost: 0,
             most: MOST_AT_ONCE.min(database.most() / 2),
             sealer: Sealer::new(),
