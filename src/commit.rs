@@ -66,6 +66,8 @@ pub struct Batch {
     pub records: Vec<Outgoing>,
     /// For each input partition touched, the offset that a restart begins at.
     pub offsets: Vec<(i32, i64)>,
+    /// What Kafka keeps beside each of these offsets (its metadata): nothing, or a few words.
+    pub note: String,
 }
 
 /// Why a batch did not commit.
@@ -278,9 +280,13 @@ impl Committer {
         let sending = "sending offsets to the transaction";
         let mut offsets = TopicPartitionList::with_capacity(batch.offsets.len());
         for &(partition, offset) in &batch.offsets {
-            offsets
-                .add_partition_offset(&self.input_topic, partition, Offset::Offset(offset))
+            let mut element = offsets.add_partition(&self.input_topic, partition);
+            element
+                .set_offset(Offset::Offset(offset))
                 .map_err(|e| self.give_up(sending, &e))?;
+            if !batch.note.is_empty() {
+                element.set_metadata(&batch.note);
+            }
         }
         if !batch.offsets.is_empty() {
             self.producer

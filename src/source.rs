@@ -60,7 +60,7 @@ pub struct Read<D> {
 }
 
 /// A partition that this instance owns from now on.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Assigned {
     /// The input partition.
     pub partition: i32,
@@ -68,6 +68,8 @@ pub struct Assigned {
     pub start: i64,
     /// Whether the group had committed that offset.
     pub committed: bool,
+    /// What was committed beside it ([`crate::commit::Batch::note`]); empty where that is nothing, or no offset.
+    pub note: String,
     /// The oldest offset that the log holds.
     pub low: i64,
     /// Where the log ends.

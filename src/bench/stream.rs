@@ -33,7 +33,7 @@ pub struct Options {
     /// None is once.
     pub runs: u32,
     /// How often the profiles are read back, each time without a state folder and by turns with a reader that does nothing else: one
-    /// such reading differs from the next by a fifth. The medians are reported. None is once.
+    /// such reading differs from the next by a fifth and more. The medians are reported. None is once.
     pub restores: u32,
     /// Whether it is measured too what a program reaches that computes nothing ([`Report::ceiling_events_per_second`]).
     pub ceiling: bool,
@@ -60,7 +60,7 @@ pub struct Report {
     pub updates: u64,
     /// Kafka transactions.
     pub transactions: u64,
-    /// From the first record to the last commit.
+    /// From when the partitions were ready to be read to the last commit.
     pub seconds: f64,
     /// Events folded and committed a second.
     pub events_per_second: f64,

@@ -56,6 +56,7 @@ fn a_commit_tells_where_the_partitions_it_wrote_to_end() {
             outgoing("changes", 0, b"three".to_vec()),
         ],
         offsets: vec![(0, 7), (1, 9)],
+        ..Batch::default()
     };
     let ends = committer.commit(&batch, &group).unwrap();
     assert_eq!(ends[&("profiles".to_owned(), 1)], 2);
@@ -64,6 +65,7 @@ fn a_commit_tells_where_the_partitions_it_wrote_to_end() {
     let second = Batch {
         records: vec![outgoing("profiles", 0, b"four".to_vec())],
         offsets: vec![],
+        ..Batch::default()
     };
     let ends = committer.commit(&second, &group).unwrap();
     assert_eq!(ends.len(), 1);
@@ -81,6 +83,7 @@ fn a_record_over_the_size_limit_is_named_and_the_producer_goes_on() {
             outgoing("profiles", 0, vec![b'x'; 60_000_000]),
         ],
         offsets: vec![(0, 5)],
+        ..Batch::default()
     };
     let error = committer.commit(&huge, &group).unwrap_err();
     assert!(
@@ -90,6 +93,7 @@ fn a_record_over_the_size_limit_is_named_and_the_producer_goes_on() {
     let small = Batch {
         records: vec![outgoing("profiles", 0, b"small".to_vec())],
         offsets: vec![(0, 5)],
+        ..Batch::default()
     };
     committer.commit(&small, &group).unwrap();
 }

@@ -136,7 +136,11 @@ impl Pending {
             written.push((partition, bytes));
         }
         Sealed {
-            batch: Batch { records, offsets },
+            batch: Batch {
+                records,
+                offsets,
+                note: super::restore::note(topics),
+            },
             group,
             view,
             checkpoints: written,

@@ -54,6 +54,9 @@ pub(super) struct Partition {
     pub(super) late: OffsetSet,
     /// The fate of everything below was decided before this start.
     pub(super) decided_below: i64,
+    /// What is below may be folded already. Where a checkpoint is missing that is there to its profiles, it is lost (or in another
+    /// topic, and its offset was committed by hand): nothing is known of what was decided then, but what was folded the profiles tell.
+    pub(super) folded_below: i64,
     pub(super) users: HashMap<Arc<str>, Queue>,
     /// Of a bounded input: the offset that it ends at, and whether that is reached.
     pub(super) bound: Option<i64>,
@@ -74,6 +77,10 @@ impl Partition {
         } else {
             start
         };
+        let folded_below = match restored.profiles {
+            true if !known => restored.end,
+            _ => decided_below,
+        };
         let mut rejected = OffsetSet::from_gaps(checkpoint.restart_offset, &checkpoint.rejected);
         let mut late = OffsetSet::from_gaps(checkpoint.restart_offset, &checkpoint.late);
         rejected.forget_below(start);
@@ -85,6 +92,7 @@ impl Partition {
             rejected,
             late,
             decided_below,
+            folded_below,
             users: HashMap::default(),
             bound: None,
             ended: false,
@@ -142,11 +150,11 @@ impl Partition {
 
     pub(super) fn checkpoint(
         &mut self,
-        group: &str,
-        topic: &str,
+        config: &super::Config,
         partition: i32,
         now_ms: i64,
     ) -> proto::Checkpoint {
+        let (source, topics) = (&config.source, &config.topics);
         let restart_offset = self.progress.restart_offset();
         self.rejected.forget_below(restart_offset);
         self.late.forget_below(restart_offset);
@@ -157,8 +165,8 @@ impl Partition {
         }
         proto::Checkpoint {
             format: FORMAT,
-            group: group.to_owned(),
-            topic: topic.to_owned(),
+            group: source.group.clone(),
+            topic: source.topic.clone(),
             partition,
             restart_offset,
             decided_below: self.decided_below.max(self.progress.next_offset()),
@@ -166,6 +174,9 @@ impl Partition {
             rejected: self.rejected.to_gaps(restart_offset),
             late: self.late.to_gaps(restart_offset),
             written_ms: now_ms,
+            changes_topic: topics.changes.clone(),
+            profiles_topic: topics.profiles.clone(),
+            dead_letters_topic: topics.dead_letters.clone(),
         }
     }
 
@@ -250,6 +261,7 @@ mod tests {
             start: 0,
             committed: true,
             end: 0,
+            profiles: false,
             checkpoint: None,
         };
         let mut partition = Partition::new(Arc::new(config), &restored, 1);

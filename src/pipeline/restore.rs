@@ -9,7 +9,7 @@ use std::thread;
 use ahash::HashMap;
 use pending::Pending;
 
-use super::{Config, Error};
+use super::{Config, Error, Topics};
 use crate::codec::{self, proto};
 use crate::source::{self, Assigned, Back, Wanted};
 use crate::store::{Store, View, ViewBatch};
@@ -24,6 +24,8 @@ pub(super) struct Restored {
     pub(super) committed: bool,
     /// Where the input ended when the partition was assigned.
     pub(super) end: i64,
+    /// Whether there are profiles of the partition.
+    pub(super) profiles: bool,
     pub(super) checkpoint: Option<proto::Checkpoint>,
 }
 
@@ -225,18 +227,10 @@ fn begin(config: &Config, store: &Store, assigned: &Assigned) -> Result<Restored
         Some((_, bytes)) => Some(codec::decode_checkpoint(&bytes)?),
         None => None,
     };
-    if let Some(found) = &checkpoint {
-        let mine = (&config.source.topic, &config.source.group);
-        if mine != (&found.topic, &found.group) {
-            return Err(Error::Foreign {
-                place: format!("{}[{partition}]", config.topics.checkpoints),
-                reason: format!(
-                    "it belongs to the input {} and the group {}, this is the input {} and the group {}: give each its own output topics",
-                    found.topic, found.group, mine.0, mine.1
-                ),
-            });
-        }
-    }
+    belongs(config, assigned, checkpoint.as_ref()).map_err(|reason| Error::Foreign {
+        place: format!("{}[{partition}]", config.topics.checkpoints),
+        reason,
+    })?;
     // Without committed offsets (Kafka forgets those of a group that was away for long) the checkpoint tells as much.
     let start = match &checkpoint {
         Some(checkpoint) if !assigned.committed => {
@@ -257,6 +251,64 @@ fn begin(config: &Config, store: &Store, assigned: &Assigned) -> Result<Restored
         start,
         committed: assigned.committed,
         end: assigned.high,
+        profiles: store.view.states(partition).next().transpose()?.is_some(),
         checkpoint,
     })
+}
+
+/// Begins what limn commits beside an offset; behind it stands the topic with the offset's checkpoint.
+const CHECKPOINT_IN: &str = "limn checkpoint in ";
+
+/// What is committed beside the offsets. Kafka's own tools put nothing there, so an offset that was reset by hand is known as such.
+pub(super) fn note(topics: &Topics) -> String {
+    format!("{CHECKPOINT_IN}{}", topics.checkpoints)
+}
+
+/// Whether the checkpoint of a partition speaks of this input, group and output topics, or why it does not.
+///
+/// A fold marker stands in the profiles topic, a rejected event in the dead letters and in the checkpoint, an offset in the group: each
+/// is right only together with the others. With one of the topics exchanged, versions would begin anew beside the old ones, and what was
+/// folded above the restart offset would be folded once more. Each commit of limn's that has an offset has its checkpoint too, so one
+/// that is missing is another topic's, or lost.
+fn belongs(
+    config: &Config,
+    assigned: &Assigned,
+    checkpoint: Option<&proto::Checkpoint>,
+) -> Result<(), String> {
+    let (source, topics) = (&config.source, &config.topics);
+    let Some(found) = checkpoint else {
+        return match assigned.note.strip_prefix(CHECKPOINT_IN) {
+            Some(before) => Err(format!(
+                "there is no checkpoint, but there was one in {before} when the group {} committed offset {}: set topics.checkpoints back to it, \
+                 or take another group and output topics of its own; where it is lost, kafka-consumer-groups.sh --reset-offsets --to-current \
+                 --execute has limn begin at the offset without it: nothing is folded twice, and what was late or given up behind it is decided again",
+                source.group, assigned.start
+            )),
+            None => Ok(()),
+        };
+    };
+    if (&source.topic, &source.group) != (&found.topic, &found.group) {
+        return Err(format!(
+            "it belongs to the input {} and the group {}, this is the input {} and the group {}: give each its own output topics",
+            found.topic, found.group, source.topic, source.group
+        ));
+    }
+    let outputs = [
+        ("changes", &found.changes_topic, &topics.changes),
+        ("profiles", &found.profiles_topic, &topics.profiles),
+        (
+            "dead_letters",
+            &found.dead_letters_topic,
+            &topics.dead_letters,
+        ),
+    ];
+    for (name, before, now) in outputs {
+        if !before.is_empty() && before != now {
+            return Err(format!(
+                "it was written with topics.{name} = \"{before}\", now that is \"{now}\": the output topics of a group belong together; set it \
+                 back, or take another group and output topics of its own"
+            ));
+        }
+    }
+    Ok(())
 }

@@ -14,6 +14,7 @@ use rdkafka::producer::{BaseProducer, BaseRecord, DefaultProducerContext, Produc
 use std::collections::{BTreeMap, BTreeSet};
 
 mod faults;
+mod reconfigured;
 
 const PARTITIONS: i32 = 2;
 

@@ -4,6 +4,7 @@
 //! assignment stands behind every record that was read before it.
 
 use std::collections::VecDeque;
+use std::slice;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{RecvTimeoutError, sync_channel};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -213,7 +214,7 @@ impl<D: Send + 'static> Context<D> {
             }
         };
         let mut assigned = Vec::with_capacity(committed.count());
-        for element in committed.elements() {
+        for (number, element) in committed.elements().iter().enumerate() {
             let partition = element.partition();
             // One that could not be told is not one that there is none of.
             element.error().map_err(Error::kafka(format!(
@@ -238,6 +239,7 @@ impl<D: Send + 'static> Context<D> {
                 partition,
                 start: at,
                 committed: known,
+                note: note(&committed, number),
                 low,
                 high,
             });
@@ -288,6 +290,20 @@ impl<D: Send + 'static> Context<D> {
                 error,
             )));
         }
+    }
+}
+
+/// What was committed beside an offset. Anybody may have written it, and the binding panics where it is no UTF-8.
+fn note(committed: &TopicPartitionList, number: usize) -> String {
+    // SAFETY: the list lives, has `cnt` elements, and of each so many bytes of metadata, if any.
+    unsafe {
+        let list = &*committed.ptr();
+        let elements = slice::from_raw_parts(list.elems, usize::try_from(list.cnt).unwrap_or(0));
+        let Some(element) = elements.get(number).filter(|e| !e.metadata.is_null()) else {
+            return String::new();
+        };
+        let bytes = slice::from_raw_parts(element.metadata.cast(), element.metadata_size);
+        String::from_utf8_lossy(bytes).into_owned()
     }
 }
 

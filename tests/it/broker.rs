@@ -52,6 +52,8 @@ pub struct Broker {
     port: u16,
     /// Every node's address.
     servers: String,
+    /// Where clients say who they are, and are allowed what they were granted ([`Broker::guarded`]).
+    guard: Option<u16>,
     /// How many nodes there are.
     nodes: usize,
     /// How often it was started: each time has a log of its own.
@@ -103,20 +105,28 @@ impl Broker {
     /// partition is without a leader for a moment, and Kafka forgets to tell such a partition how a transaction ended
     /// (docs/reliability.md). This one can be frozen, and not be killed: it would wait for its former life's end.
     pub fn patient() -> Vec<Self> {
-        Self::start_all(1, Duration::from_secs(60))
+        Self::start_all(1, Duration::from_secs(60), false)
+    }
+
+    /// One with ACLs and a second address ([`Broker::guard`]), where `limn` has the password `secret`. At the first one everything
+    /// is allowed.
+    pub fn guarded() -> Self {
+        Self::start_all(1, Duration::from_secs(18), true).remove(0)
     }
 
     /// Starts so many that are one Kafka: each holds a copy of every partition, and works without any one of them. One alone
     /// has twice the default session: what a starved machine does to it is like being frozen.
     pub fn cluster(nodes: usize) -> Vec<Self> {
         let session = if nodes == 1 { 18 } else { 9 };
-        Self::start_all(nodes, Duration::from_secs(session))
+        Self::start_all(nodes, Duration::from_secs(session), false)
     }
 
-    fn start_all(nodes: usize, session: Duration) -> Vec<Self> {
+    fn start_all(nodes: usize, session: Duration, guarded: bool) -> Vec<Self> {
         for _ in 0..5 {
-            let ports = free_ports(2 * nodes);
-            let (ports, controllers) = ports.split_at(nodes);
+            let ports = free_ports(2 * nodes + 1);
+            let (ports, others) = ports.split_at(nodes);
+            let (controllers, guard) = others.split_at(nodes);
+            let guard = guard.first().copied().filter(|_| guarded);
             let address = |port: &u16| format!("127.0.0.1:{port}");
             let servers: Vec<String> = ports.iter().map(address).collect();
             let brokers: Vec<Self> = (ports.iter().enumerate())
@@ -126,15 +136,20 @@ impl Broker {
                         .tempdir()
                         .unwrap()
                         .keep();
+                    let text = properties(&folder, index, *port, controllers, session);
                     fs::write(
                         folder.join("server.properties"),
-                        properties(&folder, index, *port, controllers, session),
+                        match guard {
+                            Some(guard) => with_guard(&text, guard),
+                            None => text,
+                        },
                     )
                     .unwrap();
                     let broker = Self {
                         folder,
                         port: *port,
                         servers: servers.join(","),
+                        guard,
                         nodes,
                         starts: AtomicUsize::new(0),
                         process: Mutex::new(None),
@@ -163,6 +178,7 @@ impl Broker {
             folder: tempfile::tempdir().unwrap().keep(),
             port,
             servers: format!("127.0.0.1:{port}"),
+            guard: None,
             nodes: 1,
             starts: AtomicUsize::new(0),
             process: Mutex::new(None),
@@ -172,6 +188,28 @@ impl Broker {
     /// What goes into `bootstrap.servers`.
     pub fn servers(&self) -> String {
         self.servers.clone()
+    }
+
+    /// The address of a broker that is guarded at which clients have to say who they are.
+    pub fn guard(&self) -> String {
+        format!("127.0.0.1:{}", self.guard.expect("it is guarded"))
+    }
+
+    /// What `kafka-acls.sh` does with these arguments, at the address that everything is allowed at.
+    pub fn acls(&self, arguments: &[&str]) {
+        let output = java()
+            .args(["org.apache.kafka.tools.AclCommand", "--bootstrap-server"])
+            .arg(&self.servers)
+            .args(arguments)
+            .output()
+            .unwrap();
+        let said = String::from_utf8_lossy(&output.stdout);
+        // It ends with 0 whatever has happened.
+        assert!(
+            output.status.success() && !said.contains("Error"),
+            "{arguments:?}: {said}{}",
+            String::from_utf8_lossy(&output.stderr)
+        );
     }
 
     /// Kills the broker as a power cut would; its folder stays.
@@ -629,6 +667,29 @@ group.consumer.session.timeout.ms=3000
 ",
         folder.join("data").display(),
         session.as_millis()
+    )
+}
+
+/// The same with ACLs and a second address.
+fn with_guard(properties: &str, port: u16) -> String {
+    let with = |line: &str| match line.split_once('=') {
+        Some(("listeners" | "advertised.listeners", _)) => {
+            format!("{line},SASL_PLAINTEXT://127.0.0.1:{port}\n")
+        }
+        Some(("listener.security.protocol.map", _)) => {
+            format!("{line},SASL_PLAINTEXT:SASL_PLAINTEXT\n")
+        }
+        _ => format!("{line}\n"),
+    };
+    let properties: String = properties.lines().map(with).collect();
+    let module = "org.apache.kafka.common.security.plain.PlainLoginModule";
+    format!(
+        "{properties}inter.broker.listener.name=PLAINTEXT
+sasl.enabled.mechanisms=PLAIN
+listener.name.sasl_plaintext.plain.sasl.jaas.config={module} required user_limn=\"secret\";
+authorizer.class.name=org.apache.kafka.metadata.authorizer.StandardAuthorizer
+super.users=User:ANONYMOUS
+"
     )
 }
 

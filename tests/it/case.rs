@@ -27,6 +27,8 @@ pub struct Raw {
 /// A topic with its limn: configuration, state folders, processes.
 pub struct Case<'a> {
     pub broker: &'a Broker,
+    /// What limn is told of where the brokers are.
+    pub servers: String,
     pub input: String,
     pub dir: tempfile::TempDir,
     pub produced: BTreeMap<i32, i64>,
@@ -98,6 +100,7 @@ impl<'a> Case<'a> {
     pub fn nowhere(broker: &'a Broker, name: &str) -> Self {
         Self {
             broker,
+            servers: broker.servers(),
             input: unique(name),
             dir: tempfile::tempdir().unwrap(),
             produced: BTreeMap::new(),
@@ -156,7 +159,7 @@ impl<'a> Case<'a> {
             [http]
             listen = "127.0.0.1:0"
             "#,
-            servers = self.broker.servers(),
+            servers = self.servers,
             folder = self.folder(folder).display(),
         );
         for (old, new) in &self.replaced {

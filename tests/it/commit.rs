@@ -51,6 +51,7 @@ impl Case {
         Batch {
             records: values.iter().map(record).collect(),
             offsets: offsets.to_vec(),
+            ..Batch::default()
         }
     }
 

@@ -112,6 +112,37 @@ fn what_a_cooperative_rebalance_leaves_here_in_the_middle_of_a_restore_is_restor
     case.all_folded();
 }
 
+/// When an instance said something, in seconds of its clock, and what stands behind that.
+fn said<'a>(log: &'a str, what: &str) -> Vec<(f64, &'a str)> {
+    let lines = log.lines().filter_map(|line| {
+        let (before, behind) = line.split_once(what)?;
+        let (_, time) = before.split_whitespace().next()?.split_once('T')?;
+        let parts: Vec<f64> = (time.trim_end_matches('Z').split(':'))
+            .map(|part| part.parse().unwrap())
+            .collect();
+        Some((parts[0] * 3600.0 + parts[1] * 60.0 + parts[2], behind))
+    });
+    lines.collect()
+}
+
+/// The partitions of an instance's last assignment, each of which was open to its reader within two seconds.
+fn opened_in_time(log: &str) -> Vec<i32> {
+    let assigned = said(log, "partitions assigned partitions=");
+    let &(at, partitions) = assigned.last().expect("an assignment");
+    let partitions = partitions.trim_matches(['[', ']']).split(", ");
+    let partitions: Vec<i32> = partitions.map(|p| p.parse().unwrap()).collect();
+    for partition in &partitions {
+        let restored = said(log, &format!("partition restored partition={partition} "));
+        let took = restored.last().expect("it is restored").0 - at;
+        // Midnight is the only way back.
+        assert!(
+            (0.0..2.0).contains(&took.rem_euclid(86_400.0)),
+            "{partition}: {took}"
+        );
+    }
+    partitions
+}
+
 /// An instance that has just got partitions reads events within two seconds of that, whatever the model is at.
 fn flows_again(case: &mut Case) {
     // Each answer takes far longer than that: who waits for the model comes too late.
@@ -138,6 +169,20 @@ fn flows_again(case: &mut Case) {
     let flowing = assigned.elapsed();
     assert!(flowing < Duration::from_secs(2), "{flowing:?}");
     eprintln!("{flowing:?} from the assignment to the first events");
+    // And so does every other partition that has changed hands, or has come back to the instance that had it.
+    let open = |folder: &str| {
+        let log = case.log(folder);
+        let count = |what: &str| said(&log, what).len();
+        let assigned = said(&log, "partitions assigned partitions=");
+        let gained = assigned.iter().map(|(_, p)| p.split(", ").count());
+        (gained.sum::<usize>() == count("partition restored")).then_some(log)
+    };
+    let logs = ["a", "b"].map(|folder| eventually("all partitions to be open", || open(folder)));
+    let [kept, gained] = logs.each_ref().map(|log| opened_in_time(log));
+    assert!(
+        !gained.is_empty() && kept.len() + gained.len() >= 3,
+        "{kept:?} {gained:?}"
+    );
     drop(first);
     drop(second);
     case.run_to_the_end("a");

@@ -4,6 +4,7 @@ use std::path::Path;
 
 use crate::broker::{self, eventually};
 use crate::case::{Case, PARTITIONS, home, stop};
+use crate::http::{get, metric};
 
 #[test]
 fn a_service_killed_at_any_time_folds_every_event_once() {
@@ -244,4 +245,29 @@ fn a_state_folder_that_was_filled_from_other_topics_is_built_again() {
     .unwrap();
     let kept: usize = (0..PARTITIONS).map(|p| store.view.states(p).count()).sum();
     assert_eq!(kept, 9);
+}
+
+#[test]
+fn a_restore_reads_only_what_the_view_lacks() {
+    let mut case = Case::new("lacks");
+    assert!(case.topics().status.success());
+    case.produce(9, 8, 0);
+    case.run_to_the_end("a");
+    let profiles = case.read("profiles").len();
+    // With an empty folder all of it, with the folder of before nothing.
+    for (folder, least, most) in [("b", profiles, usize::MAX), ("a", 0, 0)] {
+        let instance = case.start(folder);
+        let address = case.address(folder);
+        eventually("readiness", || {
+            (get(&address, "/readyz")?.0 == 200).then_some(())
+        });
+        let read = metric(&address, "limn_restore_records_total").unwrap_or(0.0);
+        #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)] // a count
+        let read = read as usize;
+        assert!(
+            (least..=most).contains(&read),
+            "{folder}: {read} of {profiles}"
+        );
+        stop(instance);
+    }
 }

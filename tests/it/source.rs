@@ -78,8 +78,8 @@ impl<'a> Case<'a> {
     /// Commits offsets of the group, which has no member yet.
     fn commit(&self, offsets: &[(i32, i64)]) {
         let batch = Batch {
-            records: Vec::new(),
             offsets: offsets.to_vec(),
+            ..Batch::default()
         };
         let nobody: rdkafka::consumer::BaseConsumer = self
             .broker
@@ -188,6 +188,7 @@ fn a_partition_starts_at_its_committed_offset() {
         partition,
         start,
         committed,
+        note: String::new(),
         low: 0,
         high: 5,
     };
@@ -255,8 +256,8 @@ fn hand_over(properties: &[(&str, &str)]) {
                 assert!(!lost);
                 assert_eq!(taken, None, "taken over before it was given up");
                 let batch = Batch {
-                    records: Vec::new(),
                     offsets: partitions.iter().map(|&p| (p, 5)).collect(),
+                    ..Batch::default()
                 };
                 let group = first.source.group_metadata().unwrap();
                 committer.commit(&batch, &group).unwrap();

@@ -24,7 +24,7 @@ impl Flow<'_> {
         }
         let partitions: Vec<i32> = assigned.iter().map(|a| a.partition).collect();
         tracing::info!(?partitions, "partitions assigned");
-        self.restoring.extend(&assigned);
+        self.restoring.extend_from_slice(&assigned);
         self.gained
             .extend(assigned.iter().map(|a| (a.partition, a.start)));
         self.owned();

@@ -36,6 +36,7 @@ impl Flow<'_> {
             partition.mark(offset, self.sequence, timestamp_ms.unwrap_or(now));
             self.sequence += 1;
             let again = offset < partition.decided_below;
+            let maybe_folded = again || offset < partition.folded_below;
             if again && partition.rejected.contains(offset) {
                 partition.progress.settle(offset);
                 skipped += 1;
@@ -45,7 +46,7 @@ impl Flow<'_> {
                 Ok(decoded) => decoded,
                 Err(rejected) => {
                     // The rules may have changed since it was accepted, and since it was folded.
-                    let user = if again {
+                    let user = if maybe_folded {
                         self.decoder.user(&record)
                     } else {
                         None
@@ -61,16 +62,17 @@ impl Flow<'_> {
                     continue;
                 }
             };
+            if maybe_folded && self.folded(number, &decoded.user, offset)? {
+                self.settle(number, offset);
+                skipped += 1;
+                continue;
+            }
+            let Some(partition) = self.partitions.get_mut(&number) else {
+                continue;
+            };
+            // Where its fate was decided before the restart, it stays: it is not folded yet, so it takes part.
             let is_late = if again {
-                // Its fate was decided before the restart, and stays: either it is folded already, or it takes part.
-                if self.folded(number, &decoded.user, offset)? {
-                    self.settle(number, offset);
-                    skipped += 1;
-                    continue;
-                }
-                self.partitions
-                    .get(&number)
-                    .is_some_and(|p| p.late.contains(offset))
+                partition.late.contains(offset)
             } else {
                 match partition.windows.judge(decoded.time_ms, now) {
                     Fate::OnTime => false,

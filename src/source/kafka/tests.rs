@@ -58,6 +58,7 @@ fn nothing_is_read_before_the_partition_is_ready_and_everything_after_in_order()
         partition,
         start: 0,
         committed: false,
+        note: String::new(),
         low: 0,
         high: if partition == 1 { 40 } else { 0 },
     };

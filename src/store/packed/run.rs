@@ -19,12 +19,12 @@ const PIECE_STATES: usize = 1 << 15;
 const MOST_BYTES: usize = 256 << 20;
 
 /// What is written at once costs so much ([`cost`]), a third of it bytes: so few that their memory, which is used again and again, is
-/// new only once, and so many that few pages are written twice because they have what two writings bring. In a debug build a few
-/// blocks, so that runs are cut off in the middle there.
+/// new only once, and so many that few pages are written twice because they have what two writings bring. Two go into a segment, and what
+/// the last of their blocks is too much. In a debug build a few blocks, so that runs are cut off in the middle there.
 const MOST_AT_ONCE: usize = if cfg!(debug_assertions) {
     4 << 10
 } else {
-    4 << 20
+    7 << 19
 };
 
 /// States of a partition, block by block, in the order in which they were read, and the index that finds them. Nothing of it is
@@ -64,7 +64,7 @@ impl<'a> Run<'a> {
             full: Vec::new(),
             values: Vec::with_capacity(MOST_AT_ONCE / 3 + 2 * BLOCK_BYTES),
             cost: 0,
-            most: MOST_AT_ONCE.min(database.most() / 2),
+            most: MOST_AT_ONCE.min(database.most() / 16 * 7),
             sealer: Sealer::new(),
         })
     }

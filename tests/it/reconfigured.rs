@@ -1,0 +1,68 @@
+//! A start with other topics than the one before it.
+
+use rdkafka::consumer::{CommitMode, Consumer};
+use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
+
+use crate::broker;
+use crate::case::{Case, PARTITIONS};
+
+/// How a bounded run ends, and what it says.
+fn ended(case: &Case<'_>) -> (Option<i32>, String) {
+    let output = case.limn("run", "a").arg("--until-end").output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    (output.status.code(), said)
+}
+
+#[test]
+fn an_offset_whose_checkpoint_is_in_another_topic_is_refused_until_it_is_committed_by_hand() {
+    let mut case = Case::new("elsewhere");
+    assert!(case.topics().status.success());
+    case.produce(9, 8, 0);
+    case.run_to_the_end("a");
+    case.produce(9, 8, 8);
+    let committed = case.broker.committed_offsets(&case.input, &case.input);
+    let kept = std::mem::replace(
+        &mut case.replaced,
+        vec![(".checkpoints\"", ".others\"".to_owned())],
+    );
+    assert!(case.topics().status.success());
+    let (code, said) = ended(&case);
+    assert_eq!(code, Some(1), "{said}");
+    let before = format!("there was one in {}.checkpoints when the group", case.input);
+    assert!(said.contains(&before) && said.contains("others["), "{said}");
+    assert!(case.read("others").is_empty());
+    // With the old one it goes on.
+    let other = std::mem::replace(&mut case.replaced, kept);
+    case.run_to_the_end("a");
+    case.all_folded();
+    // As Kafka's own tool does it: with nothing beside the offsets.
+    let mut offsets = TopicPartitionList::new();
+    for partition in 0..PARTITIONS {
+        let offset = Offset::Offset(committed[&partition]);
+        offsets
+            .add_partition_offset(&case.input, partition, offset)
+            .unwrap();
+    }
+    let by_hand = case.broker.of_group(&case.input);
+    by_hand.commit(&offsets, CommitMode::Sync).unwrap();
+    case.replaced = other;
+    let (code, said) = ended(&case);
+    assert_eq!(code, Some(0), "{said}");
+    // The profiles are the same ones: what is folded in them is not folded again.
+    assert_eq!(case.verify().folded, 144);
+}
+
+#[test]
+fn an_output_topic_that_is_missing_is_named_with_what_makes_it() {
+    let mut case = Case::new("absent");
+    assert!(case.topics().status.success());
+    case.produce(3, 4, 0);
+    let missing = case.topic("profiles");
+    broker::shared().delete_topics(&[&missing]);
+    let (code, said) = ended(&case);
+    assert_eq!(code, Some(1), "{said}");
+    assert!(
+        said.contains(&missing) && said.contains("limn topics"),
+        "{said}"
+    );
+}
