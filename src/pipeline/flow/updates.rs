@@ -268,7 +268,7 @@ impl Flow<'_> {
         let mut checkpoints = Vec::with_capacity(pending.touched.len());
         for &number in &pending.touched {
             if let Some(partition) = self.partitions.get_mut(&number) {
-                checkpoints.push(partition.checkpoint(&self.config, number, now));
+                checkpoints.push(partition.checkpoint(self.config, number, now));
             }
         }
         // The member's standing at this moment: a transaction sealed under a generation that is over is refused.
