@@ -119,6 +119,7 @@ impl Pending {
                 state: Some((state.version, bytes)),
             });
         }
+        let dead = self.dead.len() as u64;
         records.extend(self.dead);
         let mut offsets = Vec::with_capacity(checkpoints.len());
         let mut written = Vec::with_capacity(checkpoints.len());
@@ -147,6 +148,7 @@ impl Pending {
             changes: self.changes,
             states: self.states,
             starts: self.starts,
+            dead,
         }
     }
 }
@@ -185,6 +187,7 @@ struct Sealed {
     changes: Vec<proto::ProfileChange>,
     states: HashMap<Key, Arc<proto::ProfileState>>,
     starts: Vec<(i32, i64)>,
+    dead: u64,
 }
 
 /// A transaction that is committed and applied to the view.
@@ -193,6 +196,8 @@ pub(super) struct Committed {
     pub(super) states: HashMap<Key, Arc<proto::ProfileState>>,
     /// Partitions whose first offset is committed: they may be read.
     pub(super) starts: Vec<(i32, i64)>,
+    /// How many dead letters it had.
+    pub(super) dead: u64,
     /// How long the transaction took, without the view.
     pub(super) took: Duration,
 }
@@ -340,6 +345,7 @@ fn commit(
         changes: sealed.changes,
         states: sealed.states,
         starts: sealed.starts,
+        dead: sealed.dead,
         took,
     })
 }

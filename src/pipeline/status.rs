@@ -36,7 +36,7 @@ pub struct Status {
     pub late: u64,
     /// Events read again that were folded or given up before.
     pub skipped: u64,
-    /// Events given up.
+    /// Events given up, their dead letters committed.
     pub dead_lettered: u64,
     /// Windows that closed.
     pub windows_closed: u64,

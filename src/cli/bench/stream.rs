@@ -37,10 +37,11 @@ pub struct Args {
     /// Measure too how fast the events can be read and limn's records written by whoever computes nothing. Holds these records in memory.
     #[arg(long)]
     ceiling: bool,
-    /// How uneven the users are: the n-th comes with a share of 1/n^ZIPF; 0: one after another.
+    /// How uneven the users are: the n-th comes with a share of 1/n^ZIPF; 0: one after another. Who has more than some 70,000 events
+    /// outgrows the topic with a summary that lists them all, and the rest of theirs are dead letters.
     #[arg(long, default_value_t = 0.0)]
     zipf: f64,
-    /// How far events may be out of order; an event comes every millisecond.
+    /// How far events may be out of order; an event comes every millisecond. Windows wait for so long, if window.out_of_orderness is less.
     #[arg(long, default_value = "100ms", value_parser = humantime::parse_duration)]
     disorder: Duration,
     /// The same seed makes the same events.

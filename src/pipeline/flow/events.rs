@@ -241,7 +241,6 @@ impl Flow<'_> {
         }
         ::metrics::counter!(metrics::EVENTS, "outcome" => "dead_lettered").increment(1);
         ::metrics::counter!(metrics::DEAD_LETTERS, "reason" => rejected.reason.name()).increment(1);
-        self.tally.dead_lettered += 1;
     }
 
     pub(super) fn enqueue(&mut self, number: i32, closed: &mut Vec<Closed>) {

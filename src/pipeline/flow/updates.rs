@@ -310,6 +310,7 @@ impl Flow<'_> {
         ::metrics::histogram!(metrics::COMMIT_SECONDS).record(committed.took);
         self.tally.updates_committed += updates;
         self.tally.events_committed += events;
+        self.tally.dead_lettered += committed.dead;
         self.tally.commits += 1;
         self.tally.commit_time += committed.took;
         self.publish();
