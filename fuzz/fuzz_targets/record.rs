@@ -5,10 +5,13 @@ use limn::checkpoint::OffsetSet;
 use limn::codec;
 
 libfuzzer_sys::fuzz_target!(|bytes: &[u8]| {
+    let _ = codec::state_version(bytes);
     if let Ok(state) = codec::decode_state(bytes) {
         let written = codec::encode(&state);
         let again = codec::decode_state(&written).expect("limn wrote it");
         assert_eq!(codec::encode(&again), written);
+        // A restore asks for no more than this.
+        assert_eq!(codec::state_version(&written).ok(), Some(state.version));
         if let Ok(marker) = codec::marker(&state.marker.unwrap_or_default()) {
             let _ = marker.fold([3, 7], Some(5));
         }

@@ -251,7 +251,7 @@ fn begin(config: &Config, store: &Store, assigned: &Assigned) -> Result<Restored
         start,
         committed: assigned.committed,
         end: assigned.high,
-        profiles: store.view.states(partition).next().transpose()?.is_some(),
+        profiles: store.view.has_states(partition)?,
         checkpoint,
     })
 }

@@ -171,6 +171,11 @@ fn known(trees: &Trees) -> MutexGuard<'_, BTreeMap<i32, Runs>> {
     trees.runs.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+/// Whether a partition has runs.
+pub(super) fn any(trees: &Trees, partition: i32) -> bool {
+    known(trees).contains_key(&partition)
+}
+
 /// The runs of a partition, oldest first.
 fn runs(trees: &Trees, partition: i32) -> impl DoubleEndedIterator<Item = (u32, bool)> + use<> {
     let Runs { sorted, count } = known(trees).get(&partition).copied().unwrap_or_default();

@@ -382,6 +382,17 @@ impl View {
         })
     }
 
+    /// Whether a partition may have states: one that has lost its last user may say so still.
+    ///
+    /// # Errors
+    /// As [`View::apply`].
+    pub fn has_states(&self, partition: i32) -> Result<bool, Error> {
+        self.database.with(|trees| {
+            let mut alone = trees.view.scan_prefix(key(b's', partition));
+            Ok(packed::any(trees, partition) || alone.next().transpose()?.is_some())
+        })
+    }
+
     /// Every current state of a partition as it was encoded. Behind an error nothing follows.
     pub fn states(&self, partition: i32) -> impl Iterator<Item = Result<Vec<u8>, Error>> + '_ {
         let mut next = Some(Next::Alone(Bound::Included(key(b's', partition))));
