@@ -172,7 +172,7 @@ fn known(trees: &Trees) -> MutexGuard<'_, BTreeMap<i32, Runs>> {
 }
 
 /// Whether a partition has runs.
-pub(super) fn any(trees: &Trees, partition: i32) -> bool {
+pub(super) fn has_runs(trees: &Trees, partition: i32) -> bool {
     known(trees).contains_key(&partition)
 }
 

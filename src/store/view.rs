@@ -389,7 +389,7 @@ impl View {
     pub fn has_states(&self, partition: i32) -> Result<bool, Error> {
         self.database.with(|trees| {
             let mut alone = trees.view.scan_prefix(key(b's', partition));
-            Ok(packed::any(trees, partition) || alone.next().transpose()?.is_some())
+            Ok(packed::has_runs(trees, partition) || alone.next().transpose()?.is_some())
         })
     }
 
