@@ -112,12 +112,14 @@ fn compare(case: &Case, environment: &[(&str, &str)], sent: &[Sent]) {
     assert!(case.topics().status.success());
     produce(&case.input, sent);
     // A second start gives nothing up again.
+    let mut told = String::new();
     for _ in 0..2 {
         let mut limn = case.limn("run", "a");
         limn.arg("--until-end").envs(environment.iter().copied());
         let output = limn.output().unwrap();
         let said = String::from_utf8_lossy(&output.stderr);
         assert!(output.status.success(), "{said}");
+        told += &said;
     }
     let mut letters = read(&case.topic("dead"));
     let mut next = [0; PARTITIONS as usize];
@@ -142,8 +144,11 @@ fn compare(case: &Case, environment: &[(&str, &str)], sent: &[Sent]) {
             assert!(at.is_none(), "a sound event was given up: {letters:?}");
             continue;
         }
-        let letter =
-            letters.swap_remove(at.unwrap_or_else(|| panic!("no letter: {}", sent.reason)));
+        let Some(at) = at else {
+            let reason = sent.reason;
+            panic!("no letter: {reason} at {offset}; there are {letters:?}\n{told}");
+        };
+        let letter = letters.swap_remove(at);
         assert_eq!(letter.key, sent.key, "{}", sent.reason);
         assert_eq!(letter.value, sent.value, "{}", sent.reason);
         let (original, own) = letter.headers.split_at(headers().len());
