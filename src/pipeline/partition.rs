@@ -79,7 +79,7 @@ impl Partition {
         };
         let folded_below = match restored.profiles {
             true if !known => restored.end,
-            _ => decided_below,
+            _ => decided_below.max(checkpoint.folded_below),
         };
         let mut rejected = OffsetSet::from_gaps(checkpoint.restart_offset, &checkpoint.rejected);
         let mut late = OffsetSet::from_gaps(checkpoint.restart_offset, &checkpoint.late);
@@ -177,6 +177,7 @@ impl Partition {
             changes_topic: topics.changes.clone(),
             profiles_topic: topics.profiles.clone(),
             dead_letters_topic: topics.dead_letters.clone(),
+            folded_below: self.folded_below,
         }
     }
 

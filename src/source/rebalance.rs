@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 
 use ahash::HashMap;
 use rdkafka::ClientContext;
+use rdkafka::bindings::rd_kafka_topic_partition_t;
 use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext, RebalanceProtocol};
 use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
@@ -214,7 +215,8 @@ impl<D: Send + 'static> Context<D> {
             }
         };
         let mut assigned = Vec::with_capacity(committed.count());
-        for (number, element) in committed.elements().iter().enumerate() {
+        let notes = notes(&committed);
+        for (element, note) in committed.elements().iter().zip(notes) {
             let partition = element.partition();
             // One that could not be told is not one that there is none of.
             element.error().map_err(Error::kafka(format!(
@@ -239,7 +241,7 @@ impl<D: Send + 'static> Context<D> {
                 partition,
                 start: at,
                 committed: known,
-                note: note(&committed, number),
+                note,
                 low,
                 high,
             });
@@ -293,18 +295,24 @@ impl<D: Send + 'static> Context<D> {
     }
 }
 
-/// What was committed beside an offset. Anybody may have written it, and the binding panics where it is no UTF-8.
-fn note(committed: &TopicPartitionList, number: usize) -> String {
-    // SAFETY: the list lives, has `cnt` elements, and of each so many bytes of metadata, if any.
-    unsafe {
-        let list = &*committed.ptr();
-        let elements = slice::from_raw_parts(list.elems, usize::try_from(list.cnt).unwrap_or(0));
-        let Some(element) = elements.get(number).filter(|e| !e.metadata.is_null()) else {
+/// What was committed beside each offset. Anybody may have written it, and the binding panics where it is no UTF-8.
+fn notes(committed: &TopicPartitionList) -> Vec<String> {
+    let note = |element: &rd_kafka_topic_partition_t| {
+        if element.metadata.is_null() {
             return String::new();
-        };
-        let bytes = slice::from_raw_parts(element.metadata.cast(), element.metadata_size);
+        }
+        // SAFETY: so many bytes of metadata stand there, as long as the list.
+        let bytes =
+            unsafe { slice::from_raw_parts(element.metadata.cast(), element.metadata_size) };
         String::from_utf8_lossy(bytes).into_owned()
-    }
+    };
+    // SAFETY: the list lives, and has `cnt` elements.
+    let elements = unsafe {
+        let list = &*committed.ptr();
+        let count = usize::try_from(list.cnt).unwrap_or(0);
+        slice::from_raw_parts(list.elems, count)
+    };
+    elements.iter().map(note).collect()
 }
 
 /// Takes gained partitions up, as the group's protocol has it.

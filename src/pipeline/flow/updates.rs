@@ -145,7 +145,14 @@ impl Flow<'_> {
         let offsets = || events.iter().map(|e| e.offset);
         let before = marker(profile, &self.topic, number)?;
         // What is open or waits now is not folded; everything else of this user that was read is.
-        let after = before.fold(offsets(), partition.lowest_unfolded(&user));
+        let mut unfolded = partition.lowest_unfolded(&user);
+        let next = partition.progress.next_offset();
+        if next < partition.decided_below.max(partition.folded_below) {
+            // Of what is not read again yet nobody knows: the marker lists some of it, and must not pass over the rest.
+            let floor = next.max(before.folded_below);
+            unfolded = Some(unfolded.map_or(floor, |lowest| lowest.min(floor)));
+        }
+        let after = before.fold(offsets(), unfolded);
         let mut sources = crate::checkpoint::OffsetSet::default();
         offsets().for_each(|o| sources.insert(o));
         let description = self.summarizer.engine().description();
