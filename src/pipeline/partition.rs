@@ -54,7 +54,7 @@ pub(super) struct Partition {
     pub(super) late: OffsetSet,
     /// The fate of everything below was decided before this start.
     pub(super) decided_below: i64,
-    /// What is below may be folded already. Where a checkpoint is missing that is there to its profiles, it is lost (or in another
+    /// What is below may be folded already: what was decided, or more. Where a checkpoint is missing that is there to its profiles, it is lost (or in another
     /// topic, and its offset was committed by hand): nothing is known of what was decided then, but what was folded the profiles tell.
     pub(super) folded_below: i64,
     pub(super) users: HashMap<Arc<str>, Queue>,
@@ -77,9 +77,10 @@ impl Partition {
         } else {
             start
         };
-        let folded_below = match restored.profiles {
-            true if !known => restored.end,
-            _ => decided_below.max(checkpoint.folded_below),
+        let folded_below = if restored.profiles && !known {
+            restored.end
+        } else {
+            checkpoint.folded_below
         };
         let mut rejected = OffsetSet::from_gaps(checkpoint.restart_offset, &checkpoint.rejected);
         let mut late = OffsetSet::from_gaps(checkpoint.restart_offset, &checkpoint.late);
@@ -92,7 +93,7 @@ impl Partition {
             rejected,
             late,
             decided_below,
-            folded_below,
+            folded_below: folded_below.max(decided_below),
             users: HashMap::default(),
             bound: None,
             ended: false,

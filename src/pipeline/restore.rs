@@ -278,19 +278,18 @@ fn belongs(
     let (source, topics) = (&config.source, &config.topics);
     // One that is there, and older than the note of another topic, would be out of date.
     let noted = assigned.note.strip_prefix(CHECKPOINT_IN);
-    let (Some(found), None) = (
-        checkpoint,
-        noted.filter(|topic| *topic != topics.checkpoints),
-    ) else {
-        return match noted {
-            Some(before) => Err(format!(
-                "there is no checkpoint of this offset, but there was one in {before} when the group {} committed offset {}: set topics.checkpoints back to it, \
+    if let Some(before) = noted
+        && (checkpoint.is_none() || before != topics.checkpoints)
+    {
+        return Err(format!(
+            "there is no checkpoint of this offset, but there was one in {before} when the group {} committed offset {}: set topics.checkpoints back to it, \
                  or take another group and output topics of its own; where it is lost, kafka-consumer-groups.sh --reset-offsets --to-current \
                  --execute has limn begin at the offset without it: nothing is folded twice, and what was late or given up behind it is decided again",
-                source.group, assigned.start
-            )),
-            None => Ok(()),
-        };
+            source.group, assigned.start
+        ));
+    }
+    let Some(found) = checkpoint else {
+        return Ok(());
     };
     if (&source.topic, &source.group) != (&found.topic, &found.group) {
         return Err(format!(

@@ -67,6 +67,12 @@ pub struct View {
 /// Entries read or removed at once where there may be many.
 const PAGE: usize = 512;
 
+/// Whether a state of a partition is written by itself.
+fn any_alone(trees: &Trees, partition: i32) -> Result<bool, Error> {
+    let first = trees.view.scan_prefix(key(b's', partition)).next();
+    Ok(first.transpose()?.is_some())
+}
+
 impl View {
     pub(super) fn new(database: Arc<Database>, history: u64) -> Self {
         Self { database, history }
@@ -387,10 +393,8 @@ impl View {
     /// # Errors
     /// As [`View::apply`].
     pub fn has_states(&self, partition: i32) -> Result<bool, Error> {
-        self.database.with(|trees| {
-            let mut alone = trees.view.scan_prefix(key(b's', partition));
-            Ok(packed::has_runs(trees, partition) || alone.next().transpose()?.is_some())
-        })
+        self.database
+            .with(|trees| Ok(packed::has_runs(trees, partition) || any_alone(trees, partition)?))
     }
 
     /// Every current state of a partition as it was encoded. Behind an error nothing follows.

@@ -36,7 +36,7 @@ impl Flow<'_> {
             partition.mark(offset, self.sequence, timestamp_ms.unwrap_or(now));
             self.sequence += 1;
             let again = offset < partition.decided_below;
-            let maybe_folded = again || offset < partition.folded_below;
+            let maybe_folded = offset < partition.folded_below;
             if again && partition.rejected.contains(offset) {
                 partition.progress.settle(offset);
                 skipped += 1;
@@ -100,9 +100,6 @@ impl Flow<'_> {
                         continue;
                     }
                 }
-            };
-            let Some(partition) = self.partitions.get_mut(&number) else {
-                continue;
             };
             if is_late {
                 partition.late.insert(offset);

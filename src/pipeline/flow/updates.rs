@@ -147,7 +147,7 @@ impl Flow<'_> {
         // What is open or waits now is not folded; everything else of this user that was read is.
         let mut unfolded = partition.lowest_unfolded(&user);
         let next = partition.progress.next_offset();
-        if next < partition.decided_below.max(partition.folded_below) {
+        if next < partition.folded_below {
             // Of what is not read again yet nobody knows: the marker lists some of it, and must not pass over the rest.
             let floor = next.max(before.folded_below);
             unfolded = Some(unfolded.map_or(floor, |lowest| lowest.min(floor)));

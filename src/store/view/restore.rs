@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use super::super::packed::{self, Packed, Run};
-use super::{Applied, Change, Error, View, ViewBatch, key};
+use super::{Applied, Change, Error, View, ViewBatch, any_alone};
 
 /// From so many bytes of states on, what was read back of a partition is packed. Less is written state by state: a partition
 /// that comes and goes without an update would have another run each time. In a debug build it takes little, so that the
@@ -185,10 +185,8 @@ impl Restoring<'_> {
     /// Whether none of the partition's states is written by itself: such a one goes before packed ones, so none may be there that is
     /// older.
     fn is_packed(&self) -> Result<bool, Error> {
-        self.view.database.with(|trees| {
-            let mut alone = trees.view.scan_prefix(key(b's', self.partition));
-            Ok(alone.next().transpose()?.is_none())
-        })
+        let database = &self.view.database;
+        database.with(|trees| Ok(!any_alone(trees, self.partition)?))
     }
 
     fn one_by_one(&self, read: &ReadBack) -> Result<(), Error> {
