@@ -144,7 +144,8 @@ pub enum Error {
     /// The committed offset is beyond what the topic holds.
     #[error(
         "{topic}[{partition}] ends at offset {high}, but the group {group} goes on at {committed}: the topic was made anew or cut. \
-         Set the group's offset with kafka-consumer-groups.sh --reset-offsets"
+         Where it was cut, set the group's offset with kafka-consumer-groups.sh --reset-offsets. One that was made anew wants another group \
+         and output topics of its own: the profiles tell by offsets what is folded"
     )]
     Beyond {
         /// The input topic.

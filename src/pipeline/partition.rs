@@ -54,8 +54,8 @@ pub(super) struct Partition {
     pub(super) late: OffsetSet,
     /// The fate of everything below was decided before this start.
     pub(super) decided_below: i64,
-    /// What is below may be folded already: what was decided, or more. Where a checkpoint is missing that is there to its profiles, it is lost (or in another
-    /// topic, and its offset was committed by hand): nothing is known of what was decided then, but what was folded the profiles tell.
+    /// What is below may be folded already: what was decided, or more. Where an offset was committed by hand, or forgotten, the last checkpoint may be lost, and
+    /// the one that is there older than what is folded: nothing is known of what was decided since, but what was folded the profiles tell.
     pub(super) folded_below: i64,
     pub(super) users: HashMap<Arc<str>, Queue>,
     /// Of a bounded input: the offset that it ends at, and whether that is reached.
@@ -77,8 +77,8 @@ impl Partition {
         } else {
             start
         };
-        let folded_below = if restored.profiles && !known {
-            restored.end
+        let folded_below = if restored.profiles && !restored.noted {
+            restored.end.max(checkpoint.folded_below)
         } else {
             checkpoint.folded_below
         };
@@ -245,10 +245,9 @@ mod tests {
     use crate::event::{Event, Record};
     use crate::window::{CloseReason, Kind};
 
-    #[test]
-    fn a_window_that_holds_too_much_of_the_log_back_closes_before_reading_rests() {
+    fn config() -> window::Config {
         let hour = Duration::from_secs(3600);
-        let config = window::Config {
+        window::Config {
             kind: Kind::Tumbling { size: hour },
             max_events: 100,
             max_tokens: None,
@@ -257,16 +256,50 @@ mod tests {
             allowed_lateness: hour,
             idle_timeout: None,
             max_future_skew: hour,
+        }
+    }
+
+    #[test]
+    fn what_may_be_folded_is_as_the_checkpoint_of_the_offset_says_or_else_all_that_there_is() {
+        let checkpoint = proto::Checkpoint {
+            restart_offset: 10,
+            decided_below: 20,
+            folded_below: 30,
+            ..proto::Checkpoint::default()
         };
+        for (noted, profiles, checkpoint, expected) in [
+            (true, true, Some(&checkpoint), 30),
+            // It may be older than the offset.
+            (false, true, Some(&checkpoint), 90),
+            (false, true, None, 90),
+            (false, false, None, 10),
+        ] {
+            let restored = Restored {
+                partition: 0,
+                start: 10,
+                committed: true,
+                noted,
+                end: 90,
+                profiles,
+                checkpoint: checkpoint.cloned(),
+            };
+            let partition = Partition::new(Arc::new(config()), &restored, 1);
+            assert_eq!(partition.folded_below, expected, "{noted} {profiles}");
+        }
+    }
+
+    #[test]
+    fn a_window_that_holds_too_much_of_the_log_back_closes_before_reading_rests() {
         let restored = Restored {
             partition: 0,
             start: 0,
             committed: true,
+            noted: true,
             end: 0,
             profiles: false,
             checkpoint: None,
         };
-        let mut partition = Partition::new(Arc::new(config), &restored, 1);
+        let mut partition = Partition::new(Arc::new(config()), &restored, 1);
         let quiet = Event {
             offset: 0,
             time_ms: 1_000_000,

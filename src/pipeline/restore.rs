@@ -11,7 +11,7 @@ use pending::Pending;
 
 use super::{Config, Error, Topics};
 use crate::codec::{self, proto};
-use crate::source::{self, Assigned, Back, Wanted};
+use crate::source::{self, Assigned, Back, Start, Wanted};
 use crate::store::{Store, View, ViewBatch};
 use crate::{failpoint, metrics};
 
@@ -22,6 +22,9 @@ pub(super) struct Restored {
     pub(super) start: i64,
     /// Whether the group had committed that offset.
     pub(super) committed: bool,
+    /// Whether that was limn's own commit, which has its checkpoint beside it. Else the last checkpoint may be older than the offset, or
+    /// older than what is folded.
+    pub(super) noted: bool,
     /// Where the input ended when the partition was assigned.
     pub(super) end: i64,
     /// Whether there are profiles of the partition.
@@ -227,10 +230,11 @@ fn begin(config: &Config, store: &Store, assigned: &Assigned) -> Result<Restored
         Some((_, bytes)) => Some(codec::decode_checkpoint(&bytes)?),
         None => None,
     };
-    belongs(config, assigned, checkpoint.as_ref()).map_err(|reason| Error::Foreign {
+    let foreign = |reason| Error::Foreign {
         place: format!("{}[{partition}]", config.topics.checkpoints),
         reason,
-    })?;
+    };
+    belongs(config, assigned, checkpoint.as_ref()).map_err(foreign)?;
     // Without committed offsets (Kafka forgets those of a group that was away for long) the checkpoint tells as much.
     let start = match &checkpoint {
         Some(checkpoint) if !assigned.committed => {
@@ -246,12 +250,23 @@ fn begin(config: &Config, store: &Store, assigned: &Assigned) -> Result<Restored
         }
         _ => assigned.start,
     };
+    let profiles = store.view.has_states(partition)?;
+    let forgotten = profiles && !assigned.committed && checkpoint.is_none();
+    if forgotten && config.source.start == Start::Latest {
+        return Err(foreign(format!(
+            "there are profiles of this partition, but neither a checkpoint nor an offset of the group {} says where to go on, and with \
+             source.start = \"latest\" what was read and is not folded yet would be passed over: set it to \"earliest\" (what is folded is not \
+             folded again), or commit the offset with kafka-consumer-groups.sh --reset-offsets",
+            config.source.group
+        )));
+    }
     Ok(Restored {
         partition,
         start,
         committed: assigned.committed,
+        noted: assigned.note.starts_with(CHECKPOINT_IN),
         end: assigned.high,
-        profiles: store.view.has_states(partition)?,
+        profiles,
         checkpoint,
     })
 }
@@ -268,18 +283,18 @@ pub(super) fn note(topics: &Topics) -> String {
 ///
 /// A fold marker stands in the profiles topic, a rejected event in the dead letters and in the checkpoint, an offset in the group: each
 /// is right only together with the others. With one of the topics exchanged, versions would begin anew beside the old ones, and what was
-/// folded above the restart offset would be folded once more. Each commit of limn's that has an offset has its checkpoint too, so one
-/// that is missing is another topic's, or lost.
+/// folded above the restart offset would be folded once more. Each commit of limn's that has an offset has its checkpoint too, in the same
+/// transaction, and the offset was fetched as stable before the checkpoint was read: a checkpoint of another offset, or none, is another
+/// topic's, or the right one is lost.
 fn belongs(
     config: &Config,
     assigned: &Assigned,
     checkpoint: Option<&proto::Checkpoint>,
 ) -> Result<(), String> {
     let (source, topics) = (&config.source, &config.topics);
-    // One that is there, and older than the note of another topic, would be out of date.
-    let noted = assigned.note.strip_prefix(CHECKPOINT_IN);
-    if let Some(before) = noted
-        && (checkpoint.is_none() || before != topics.checkpoints)
+    let of_this_offset = checkpoint.is_some_and(|c| c.restart_offset == assigned.start);
+    if let Some(before) = assigned.note.strip_prefix(CHECKPOINT_IN)
+        && (before != topics.checkpoints || !of_this_offset)
     {
         return Err(format!(
             "there is no checkpoint of this offset, but there was one in {before} when the group {} committed offset {}: set topics.checkpoints back to it, \

@@ -1,5 +1,7 @@
 //! A start with other topics than the one before it.
 
+use std::collections::BTreeMap;
+
 use rdkafka::consumer::{CommitMode, Consumer};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 
@@ -35,7 +37,30 @@ fn an_offset_whose_checkpoint_is_in_another_topic_is_refused_until_it_is_committ
     let other = std::mem::replace(&mut case.replaced, kept);
     case.run_to_the_end("a");
     case.all_folded();
-    // As Kafka's own tool does it: with nothing beside the offsets.
+    commit_by_hand(&case, &committed);
+    case.replaced = other;
+    let (code, said) = ended(&case);
+    assert_eq!(code, Some(0), "{said}");
+    // The profiles are the same ones: what is folded in them is not folded again.
+    assert_eq!(case.verify().folded, 144);
+    // The first topic's checkpoints are there still, and out of date.
+    let committed = case.broker.committed_offsets(&case.input, &case.input);
+    case.produce(9, 8, 16);
+    case.run_to_the_end("a");
+    case.replaced = Vec::new();
+    let (code, said) = ended(&case);
+    assert_eq!(code, Some(1), "{said}");
+    let before = format!("there was one in {}.others when the group", case.input);
+    assert!(said.contains(&before), "{said}");
+    // They end where these offsets are: nothing but the missing note tells that more is folded behind.
+    commit_by_hand(&case, &committed);
+    let (code, said) = ended(&case);
+    assert_eq!(code, Some(0), "{said}");
+    assert_eq!(case.verify().folded, 216);
+}
+
+/// As Kafka's own tool does it: with nothing beside the offsets.
+fn commit_by_hand(case: &Case<'_>, committed: &BTreeMap<i32, i64>) {
     let mut offsets = TopicPartitionList::new();
     for partition in 0..PARTITIONS {
         let offset = Offset::Offset(committed[&partition]);
@@ -45,10 +70,28 @@ fn an_offset_whose_checkpoint_is_in_another_topic_is_refused_until_it_is_committ
     }
     let by_hand = case.broker.of_group(&case.input);
     by_hand.commit(&offsets, CommitMode::Sync).unwrap();
-    case.replaced = other;
+}
+
+#[test]
+fn a_folder_with_an_older_checkpoint_than_the_offset_is_not_taken_for_the_topic_that_was_made_anew()
+{
+    let mut case = Case::new("remade");
+    assert!(case.topics().status.success());
+    case.produce(9, 8, 0);
+    case.run_to_the_end("a");
+    case.produce(9, 8, 8);
+    case.run_to_the_end("b");
+    let committed = case.broker.committed_offsets(&case.input, &case.input);
+    let checkpoints = case.topic("checkpoints");
+    broker::shared().delete_topics(&[&checkpoints]);
+    assert!(case.topics().status.success());
+    let (code, said) = ended(&case);
+    assert_eq!(code, Some(1), "{said}");
+    let before = format!("there was one in {checkpoints} when the group");
+    assert!(said.contains(&before), "{said}");
+    commit_by_hand(&case, &committed);
     let (code, said) = ended(&case);
     assert_eq!(code, Some(0), "{said}");
-    // The profiles are the same ones: what is folded in them is not folded again.
     assert_eq!(case.verify().folded, 144);
 }
 

@@ -92,3 +92,80 @@ fn another_input_group_or_output_topic_is_refused_by_the_checkpoint_and_the_old_
     world.run(&config, Arc::new(Scripted::new(2))).unwrap();
     world.all_folded();
 }
+
+/// Records between two events that are given up: so many that the second is not read when the update of the first begins.
+const BETWEEN: usize = 300;
+
+/// Four events of a user: the first and, far behind it, the second are not folded, as their windows are open; the last two are, because
+/// their window, the earliest, was full. Also the configuration of the next start, under which each event is a full window.
+fn later_ones_are_folded() -> (World, Config, i32) {
+    let mut world = World::new();
+    world.produce(&[("ann", 1_021_000)]);
+    let home = *world.produced.keys().next().unwrap();
+    let producer: BaseProducer = ClientConfig::new()
+        .set("bootstrap.servers", world.cluster.bootstrap_servers())
+        .create()
+        .unwrap();
+    for _ in 0..BETWEEN {
+        let record = BaseRecord::<str, str>::to("in").partition(home);
+        producer.send(record.payload("{")).unwrap();
+    }
+    producer.flush(Duration::from_secs(20)).unwrap();
+    world.produce(&[("ann", 1_011_000), ("ann", 1_000_000), ("ann", 1_000_000)]);
+    let mut config = world.config();
+    config.window.out_of_orderness = Duration::from_secs(60);
+    config.source.batch = 10;
+    let mut first = config.clone();
+    first.window.max_events = 2;
+    first.max_updates = Some(1);
+    let status = world.run(&first, Arc::new(Scripted::new(1))).unwrap();
+    assert_eq!((status.updates_committed, status.events_committed), (1, 2));
+    assert_eq!(folded_runs(&world), [(302, 304)]);
+    config.window.max_events = 1;
+    (world, config, home)
+}
+
+fn folded_runs(world: &World) -> Vec<(i64, i64)> {
+    let folded = world.verify().folded;
+    folded.values().flat_map(|f| f.runs()).collect()
+}
+
+/// Folds the first event and stops, with the last checkpoint of the partition in this topic.
+fn folds_the_first(world: &World, config: &Config, home: i32) {
+    let once = Config {
+        max_updates: Some(1),
+        ..config.clone()
+    };
+    let status = world.run(&once, Arc::new(Scripted::new(1))).unwrap();
+    assert_eq!((status.updates_committed, status.events_committed), (1, 1));
+    assert!(status.events_read < 300, "all was read: it shows nothing");
+    assert_eq!(folded_runs(world), [(0, 1), (302, 304)]);
+    let mut checkpoints = world.read(&config.topics.checkpoints);
+    checkpoints.retain(|c| c.partition == home);
+    let last = checkpoints.pop().unwrap().value.unwrap();
+    assert_eq!(codec::decode_checkpoint(&last).unwrap().folded_below, 304);
+}
+
+#[test]
+fn a_window_that_is_full_behind_a_restart_does_not_pass_over_what_is_not_read_again_yet() {
+    let (world, config, home) = later_ones_are_folded();
+    folds_the_first(&world, &config, home);
+    world.run(&config, Arc::new(Scripted::new(1))).unwrap();
+    assert_eq!(folded_runs(&world), [(0, 1), (301, 304)]);
+}
+
+#[test]
+fn where_a_checkpoint_is_lost_the_profiles_are_asked_what_is_folded() {
+    let (mut world, mut config, home) = later_ones_are_folded();
+    world.cluster.create_topic("others", PARTITIONS, 1).unwrap();
+    // The in-process broker keeps no offset of a transaction: it is as if Kafka had forgotten the group's.
+    config.topics.checkpoints = "others".into();
+    world.folder = tempfile::tempdir().unwrap();
+    config.source.start = Start::Latest;
+    let said = refused(&world, &config);
+    assert!(said.contains(r#"set it to "earliest""#), "{said}");
+    config.source.start = Start::Earliest;
+    folds_the_first(&world, &config, home);
+    world.run(&config, Arc::new(Scripted::new(1))).unwrap();
+    assert_eq!(folded_runs(&world), [(0, 1), (301, 304)]);
+}
