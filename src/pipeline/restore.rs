@@ -166,7 +166,9 @@ fn read(
                 }
             };
             told += 1;
-            if told % TELL_EVERY == 0 {
+            if told % TELL_EVERY == 0
+                && let Some(end) = end
+            {
                 remaining(partition, end - offset);
             }
             pending.push(partition, user, state, offset + 1)

@@ -78,7 +78,7 @@ impl Batches {
     }
 
     /// The next records, at least one if any comes within `wait`.
-    pub(super) fn next(&mut self, wait: Duration) -> Batch<'_> {
+    pub(super) fn next(&self, wait: Duration) -> Batch<'_> {
         let mut batch = Batch {
             messages: [ptr::null_mut(); AT_ONCE],
             count: 0,
@@ -122,7 +122,7 @@ pub(super) fn worse(one: Option<KafkaError>, other: Option<KafkaError>) -> Optio
 pub(super) struct Batch<'a> {
     messages: [*mut native::rd_kafka_message_t; AT_ONCE],
     count: usize,
-    _of: &'a mut Batches,
+    _of: &'a Batches,
 }
 
 impl Batch<'_> {

@@ -2,7 +2,9 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::mem;
+use std::panic::resume_unwind;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use rdkafka::config::ClientConfig;
@@ -46,8 +48,8 @@ pub struct Back<'a> {
     pub partition: i32,
     /// Its offset.
     pub offset: i64,
-    /// Where the reading of the partition will end.
-    pub end: i64,
+    /// Where the reading of the partition will end; `None` while that is being asked.
+    pub end: Option<i64>,
     /// As [`Restored::began_anew`].
     pub began_anew: bool,
     message: Message<'a>,
@@ -99,54 +101,72 @@ pub fn restore<E: From<Error>>(
     cancelled: &AtomicBool,
     mut each: impl FnMut(Back<'_>) -> Result<(), E>,
 ) -> Result<HashMap<(String, i32), Restored>, E> {
-    let given_up = || cancelled.load(Ordering::Relaxed);
     let doing = || Error::kafka("reading topics back");
     let [uncommitted, committed] = edges::pair(properties, group)?;
     let mut reader = Batches::new(committed).map_err(doing())?;
-    // It is fetched while it is asked: most partitions begin where they are expected to.
+    // It is read while it is asked: most partitions begin where they are expected to, and what is committed is so wherever they end.
     let ahead = &wanted[..wanted.len().min(AT_ONCE)];
-    let ahead: Vec<(&str, i32, i64)> = ahead
+    let from = ahead
         .iter()
-        .map(|wanted| (wanted.topic.as_str(), wanted.partition, wanted.from))
-        .collect();
-    reader.assign(ahead.iter().copied()).map_err(doing())?;
-    let asking = Asking::new(&uncommitted, reader.consumer(), wait, &given_up);
+        .map(|w| (w.topic.as_str(), w.partition, w.from));
+    reader.assign(from).map_err(doing())?;
     let places: Vec<Place<'_>> = wanted
         .iter()
         .map(|wanted| (wanted.topic.as_str(), wanted.partition))
         .collect();
+    let mut ahead: Vec<Open<'_>> = ahead.iter().map(Open::new).collect();
+    let ends = while_asked(
+        &uncommitted,
+        &reader,
+        (&places, wait),
+        cancelled,
+        &mut ahead,
+        &mut each,
+    )?;
     let mut done = HashMap::new();
-    let mut open = Vec::new();
-    for (wanted, (low, end)) in wanted.iter().zip(asking.settled(&places)?) {
-        let Wanted {
-            topic,
-            partition,
-            from,
-        } = wanted;
-        let began_anew = *from > end;
-        let next = if began_anew { low } else { (*from).max(low) };
-        done.insert((topic.clone(), *partition), Restored { next, began_anew });
-        if next < end {
-            open.push(Open {
-                topic,
-                partition: *partition,
+    let (mut first, mut rest) = (Vec::new(), Vec::new());
+    let mut ahead = ahead.into_iter();
+    for (wanted, (low, end)) in wanted.iter().zip(ends) {
+        let began_anew = wanted.from > end;
+        let next = if began_anew {
+            low
+        } else {
+            wanted.from.max(low)
+        };
+        done.insert(
+            (wanted.topic.clone(), wanted.partition),
+            Restored { next, began_anew },
+        );
+        match ahead.next() {
+            Some(mut open) if next == wanted.from => {
+                open.ends_at(end);
+                first.push(open);
+            }
+            // Nothing is there where it was looked for, unless so much has come meanwhile.
+            Some(open) if open.next > wanted.from => {
+                return Err(Error::Kafka {
+                    doing: format!("reading {}[{}] back", open.topic, open.partition),
+                    reason: "it was made anew meanwhile".to_owned(),
+                }
+                .into());
+            }
+            _ if next < end => rest.push(Open {
                 next,
-                end,
+                end: Some(end),
                 began_anew,
-                reading: true,
-            });
+                ..Open::new(wanted)
+            }),
+            _ => {}
         }
     }
-    let is_ahead = |open: &Open<'_>| ahead.contains(&(open.topic, open.partition, open.next));
-    let (mut first, mut rest): (Vec<_>, Vec<_>) = open.into_iter().partition(is_ahead);
-    if !first.is_empty() {
-        read_some(&mut reader, &mut first, wait, cancelled, &mut each)?;
+    if first.iter().any(|open| open.reading) {
+        read_some(&reader, &mut first, wait, cancelled, &mut each)?;
     }
-    let assigned = |open: &Open<'_>| {
-        let mut ahead = ahead.iter();
-        ahead.any(|&(topic, partition, _)| (topic, partition) == (open.topic, open.partition))
-    };
-    if rest.iter().any(assigned) {
+    let assigned = &places[..places.len().min(AT_ONCE)];
+    if rest
+        .iter()
+        .any(|open| assigned.contains(&(open.topic, open.partition)))
+    {
         // With a client of its own: librdkafka aborts the process where a partition is assigned anew, and then dropped, before its
         // first assignment has ended (`rd_kafka_assignment_partition_stopped`, 2.12.1).
         let anew = client(properties, group, "read_committed")?;
@@ -156,7 +176,7 @@ pub fn restore<E: From<Error>>(
     for some in rest.chunks_mut(AT_ONCE) {
         let from = some.iter().map(|o| (o.topic, o.partition, o.next));
         reader.assign(from).map_err(doing())?;
-        read_some(&mut reader, some, wait, cancelled, &mut each)?;
+        read_some(&reader, some, wait, cancelled, &mut each)?;
     }
     for open in first.iter().chain(&rest) {
         if let Some(restored) = done.get_mut(&(open.topic.to_owned(), open.partition)) {
@@ -171,45 +191,106 @@ pub fn restore<E: From<Error>>(
 /// and some brokers are busy all the same.
 const AT_ONCE: usize = 8;
 
-/// How long one look for records waits, and how often what comes beside them is served while they flow.
+/// How long one look for records waits, and how often what comes beside them is served while they flow …
 const SERVE: Duration = Duration::from_millis(100);
+/// … and how long it waits while it is asked where partitions end: so long an answer lies there at the most.
+const ASKED: Duration = Duration::from_millis(2);
 
-/// A partition that has something to read.
+/// A partition that may have something to read.
 struct Open<'a> {
     topic: &'a str,
     partition: i32,
     next: i64,
-    end: i64,
+    /// Where it ends, as soon as that is known.
+    end: Option<i64>,
+    /// The last end that the reader was told of.
+    told: i64,
     began_anew: bool,
     /// Its end was not reached yet.
     reading: bool,
+    /// What was told to be wrong with it since that was last looked at.
+    fault: Option<KafkaError>,
 }
 
-/// Reads some partitions, which the reader is assigned, to their ends.
-fn read_some<E: From<Error>>(
-    reader: &mut Batches,
-    some: &mut [Open<'_>],
-    wait: Duration,
+impl<'a> Open<'a> {
+    fn new(wanted: &'a Wanted) -> Self {
+        Self {
+            topic: &wanted.topic,
+            partition: wanted.partition,
+            next: wanted.from,
+            end: None,
+            told: -1,
+            began_anew: false,
+            reading: true,
+            fault: None,
+        }
+    }
+
+    /// Where it ends is known now, and may be behind it.
+    fn ends_at(&mut self, end: i64) {
+        self.end = Some(end);
+        self.reading = self.next < end && self.told < end;
+    }
+}
+
+/// Asks where all places begin and end, and reads some of them meanwhile.
+fn while_asked<E: From<Error>>(
+    uncommitted: &BaseConsumer,
+    reader: &Batches,
+    (places, wait): (&[Place<'_>], Duration),
     cancelled: &AtomicBool,
+    some: &mut [Open<'_>],
     each: &mut impl FnMut(Back<'_>) -> Result<(), E>,
-) -> Result<(), E> {
-    let doing = |some: &[Open<'_>]| match some.iter().find(|open| open.reading) {
-        Some(open) => format!("reading {}[{}] back", open.topic, open.partition),
-        None => "reading topics back".to_owned(),
-    };
-    let mut copies = Copies::default();
-    // What the last record was of: of most partitions many come one behind another.
-    let (mut last, mut at) = (None, 0);
-    // Since when nothing was heard. The clock is not looked at for each record.
-    let mut silent: Option<Instant> = None;
-    // How long it was then, when it was last looked for the reason.
-    let mut looked = Duration::ZERO;
-    let mut served = Instant::now();
-    loop {
-        stop_if(cancelled)?;
-        let batch = reader.next(SERVE);
+) -> Result<Vec<(i64, i64)>, E> {
+    // Where reading has failed, nobody wants the answer any more.
+    let failed = AtomicBool::new(false);
+    let given_up = || cancelled.load(Ordering::Relaxed) || failed.load(Ordering::Relaxed);
+    let asking = Asking::new(uncommitted, reader.consumer(), wait, &given_up);
+    thread::scope(|scope| {
+        let spawned = thread::Builder::new()
+            .name("limn-asking".to_owned())
+            .spawn_scoped(scope, || asking.settled(places));
+        let Ok(answer) = spawned else {
+            // No thread is to be had: one behind the other.
+            return Ok(asking.settled(places)?);
+        };
+        let mut reading = Reading::new(reader);
+        while !answer.is_finished() {
+            // What is wrong is told by the answer, or looked at once it is there.
+            if let Err(error) = reading.some(ASKED, some, each) {
+                failed.store(true, Ordering::Relaxed);
+                return Err(error);
+            }
+        }
+        Ok(answer.join().unwrap_or_else(|panic| resume_unwind(panic))?)
+    })
+}
+
+/// What is kept between one look for records and the next.
+struct Reading<'a> {
+    reader: &'a Batches,
+    copies: Copies,
+}
+
+impl<'a> Reading<'a> {
+    fn new(reader: &'a Batches) -> Self {
+        Self {
+            reader,
+            copies: Copies::default(),
+        }
+    }
+
+    /// Takes what is there, or comes within this time, of some partitions. Says whether there was a record.
+    fn some<E>(
+        &mut self,
+        wait: Duration,
+        some: &mut [Open<'_>],
+        each: &mut impl FnMut(Back<'_>) -> Result<(), E>,
+    ) -> Result<bool, E> {
         let mut heard = false;
-        let mut fault = None;
+        // What the last record was of: of most partitions many come one behind another.
+        let (mut last, mut at) = (None, 0);
+        let batch = self.reader.next(wait);
         for message in batch.iter() {
             let (partition, offset) = (message.partition(), message.offset());
             let place = Some((message.topic_id(), partition));
@@ -233,21 +314,52 @@ fn read_some<E: From<Error>>(
                         partition,
                         offset,
                         // What is committed behind the end meanwhile is read with the rest.
-                        end: open.end.max(offset + 1),
+                        end: open.end.map(|end| end.max(offset + 1)),
                         began_anew: open.began_anew,
                         message,
-                        copies: &mut copies,
+                        copies: &mut self.copies,
                     })?;
                     open.next = offset + 1;
                 }
                 // The stable offset is at the end that was asked for by now, so this consumer gets there. An end before is of the
                 // time before, or that of a replica which lags behind. What is committed meanwhile is of no former owner.
-                Some(RDKafkaErrorCode::PartitionEOF) if offset >= open.end => open.reading = false,
-                Some(RDKafkaErrorCode::PartitionEOF) => {}
-                Some(code) => fault = worse(fault, Some(KafkaError::MessageConsumption(code))),
+                Some(RDKafkaErrorCode::PartitionEOF) => {
+                    open.told = open.told.max(offset);
+                    open.reading &= open.end.is_none_or(|end| offset < end);
+                }
+                Some(code) => {
+                    let fault = KafkaError::MessageConsumption(code);
+                    open.fault = worse(open.fault.take(), Some(fault));
+                }
             }
         }
-        drop(batch);
+        Ok(heard)
+    }
+}
+
+/// Reads some partitions, which the reader is assigned, to their ends.
+fn read_some<E: From<Error>>(
+    reader: &Batches,
+    some: &mut [Open<'_>],
+    wait: Duration,
+    cancelled: &AtomicBool,
+    each: &mut impl FnMut(Back<'_>) -> Result<(), E>,
+) -> Result<(), E> {
+    let doing = |some: &[Open<'_>]| match some.iter().find(|open| open.reading) {
+        Some(open) => format!("reading {}[{}] back", open.topic, open.partition),
+        None => "reading topics back".to_owned(),
+    };
+    let mut reading = Reading::new(reader);
+    // Since when nothing was heard. The clock is not looked at for each record.
+    let mut silent: Option<Instant> = None;
+    // How long it was then, when it was last looked for the reason.
+    let mut looked = Duration::ZERO;
+    let mut served = Instant::now();
+    loop {
+        stop_if(cancelled)?;
+        let heard = reading.some(SERVE, some, each)?;
+        let faults = some.iter_mut().map(|open| open.fault.take());
+        let mut fault = faults.fold(None, worse);
         if !heard || served.elapsed() > SERVE {
             fault = worse(fault, reader.serve());
             served = Instant::now();

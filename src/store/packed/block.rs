@@ -9,7 +9,7 @@ use super::super::{Error, HEAD, seal_in_place, unseal};
 use super::sorted;
 
 /// Bytes of a block's states, behind which the next one begins: some dozens of them. A state is looked up by reading its block.
-pub(in crate::store) const BLOCK_BYTES: usize = 16 << 10;
+pub(in crate::store) const BLOCK_BYTES: usize = 32 << 10;
 
 /// One version of a user's state.
 #[derive(Debug, Clone, Copy)]

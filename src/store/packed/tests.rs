@@ -586,7 +586,7 @@ fn a_user_who_is_always_at_it_has_the_versions_that_are_kept() {
 fn a_user_with_more_versions_than_a_block_has_room_for_is_found_whole_and_erased_whole() {
     let (database, _folder) = temporary();
     let view = View::new(Arc::clone(&database), 1000);
-    let text = |v: u64| format!("secret {v} {}", "x".repeat(2000));
+    let text = |v: u64| format!("secret {v} {}", "x".repeat(4000));
     let user = |n: u64| format!("user{n}");
     let many = |n: u64| (1..=40).map(move |v| (n, v));
     let all = (0..20).filter(|&n| n != 7).map(|n| (n, 1)).chain(many(7));
