@@ -138,15 +138,16 @@ pub fn restore<E: From<Error>>(
             Restored { next, began_anew },
         );
         match ahead.next() {
-            Some(mut open) if next == wanted.from => {
+            // Where it was looked for, or so far in already that what was removed before does not matter.
+            Some(mut open) if !began_anew && open.next >= low => {
                 open.ends_at(end);
                 first.push(open);
             }
-            // Nothing is there where it was looked for, unless so much has come meanwhile.
+            // Nothing is there where it was looked for, unless so much has come or gone meanwhile.
             Some(open) if open.next > wanted.from => {
                 return Err(Error::Kafka {
                     doing: format!("reading {}[{}] back", open.topic, open.partition),
-                    reason: "it was made anew meanwhile".to_owned(),
+                    reason: "it was made anew, or cut at its beginning, meanwhile".to_owned(),
                 }
                 .into());
             }
@@ -243,8 +244,8 @@ fn while_asked<E: From<Error>>(
     each: &mut impl FnMut(Back<'_>) -> Result<(), E>,
 ) -> Result<Vec<(i64, i64)>, E> {
     // Where reading has failed, nobody wants the answer any more.
-    let failed = AtomicBool::new(false);
-    let given_up = || cancelled.load(Ordering::Relaxed) || failed.load(Ordering::Relaxed);
+    let over = AtomicBool::new(false);
+    let given_up = || cancelled.load(Ordering::Relaxed) || over.load(Ordering::Relaxed);
     let asking = Asking::new(uncommitted, reader.consumer(), wait, &given_up);
     thread::scope(|scope| {
         let spawned = thread::Builder::new()
@@ -255,15 +256,23 @@ fn while_asked<E: From<Error>>(
             return Ok(asking.settled(places)?);
         };
         let mut reading = Reading::new(reader);
+        let reads = Over(&over);
         while !answer.is_finished() {
             // What is wrong is told by the answer, or looked at once it is there.
-            if let Err(error) = reading.some(ASKED, some, each) {
-                failed.store(true, Ordering::Relaxed);
-                return Err(error);
-            }
+            reading.some(ASKED, some, each)?;
         }
+        drop(reads);
         Ok(answer.join().unwrap_or_else(|panic| resume_unwind(panic))?)
     })
+}
+
+/// Says that something is over when it goes, by a panic too.
+struct Over<'a>(&'a AtomicBool);
+
+impl Drop for Over<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
 }
 
 /// What is kept between one look for records and the next.
@@ -358,7 +367,8 @@ fn read_some<E: From<Error>>(
     loop {
         stop_if(cancelled)?;
         let heard = reading.some(SERVE, some, each)?;
-        let faults = some.iter_mut().map(|open| open.fault.take());
+        let reads = some.iter_mut().filter(|open| open.reading);
+        let faults = reads.map(|open| open.fault.take());
         let mut fault = faults.fold(None, worse);
         if !heard || served.elapsed() > SERVE {
             fault = worse(fault, reader.serve());

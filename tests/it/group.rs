@@ -95,8 +95,7 @@ fn until_end_waits_until_the_others_have_folded_theirs_to_the_ends_that_no_reade
         let holder = held_open(case.broker, &case.input, partition);
         holder.abort_transaction(DEADLINE).unwrap();
     }
-    let output = case.run_to_the_end("b");
-    let said = String::from_utf8_lossy(&output.stderr);
+    let said = case.run_to_the_end("b");
     assert!(!said.contains(LEFT), "{said}");
     case.all_folded_but(0);
     stop(slow);

@@ -18,6 +18,13 @@ pub fn get(address: &str, path: &str) -> Option<(u16, String)> {
     })
 }
 
+/// Waits until an instance calls itself ready.
+pub fn until_ready(address: &str) {
+    eventually("readiness", || {
+        (get(address, "/readyz")?.0 == 200).then_some(())
+    });
+}
+
 /// The value of a metric, named with its labels.
 pub fn metric(address: &str, name: &str) -> Option<f64> {
     let (status, text) = get(address, "/metrics")?;
@@ -51,9 +58,7 @@ fn an_instance_tells_its_health_its_metrics_and_the_profiles_of_its_users() {
     let address = case.address("a");
     let url = format!("http://{address}");
     assert_eq!(get(&address, "/healthz").unwrap().0, 200);
-    eventually("readiness", || {
-        (get(&address, "/readyz")?.0 == 200).then_some(())
-    });
+    until_ready(&address);
     // Of each user's twelve events, those of the last windows stay open.
     eventually("updates", || {
         (metric(&address, "limn_events_folded_total")? >= 42.0).then_some(())

@@ -2,7 +2,7 @@
 
 use crate::broker::{Broker, eventually};
 use crate::case::{Case, stop};
-use crate::http::get;
+use crate::http::{get, until_ready};
 
 /// A topic whose limn says who it is.
 fn case<'a>(broker: &'a Broker, name: &str) -> Case<'a> {
@@ -77,9 +77,7 @@ fn what_is_not_allowed_is_told_and_waited_for_and_what_is_documented_is_enough()
     assert_eq!(said.0, 503, "{said:?}");
     assert!(said.1.contains(&case.input), "{said:?}");
     grant(&case, &late[0]);
-    eventually("readiness", || {
-        (get(&address, "/readyz")?.0 == 200).then_some(())
-    });
+    until_ready(&address);
     stop(instance);
     case.run_to_the_end("a");
     case.all_folded();

@@ -6,7 +6,7 @@ use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
 
 use crate::broker::{DEADLINE, eventually, unique};
 use crate::case::{Case, Instance, PARTITIONS, stop};
-use crate::http::{get, metric};
+use crate::http::{get, metric, until_ready};
 
 /// An open transaction on every profiles partition: as long as it is open, no restore comes to its end.
 struct Held(BaseProducer);
@@ -52,9 +52,7 @@ fn waits_to_be_read_back(address: &str) {
 
 fn become_ready(addresses: &[&str]) {
     for address in addresses {
-        eventually("readiness", || {
-            (get(address, "/readyz")?.0 == 200).then_some(())
-        });
+        until_ready(address);
         assert_eq!(metric(address, "limn_restarts_total"), Some(0.0));
     }
 }

@@ -8,13 +8,6 @@ use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use crate::broker;
 use crate::case::{Case, PARTITIONS};
 
-/// How a bounded run ends, and what it says.
-fn ended(case: &Case<'_>) -> (Option<i32>, String) {
-    let output = case.limn("run", "a").arg("--until-end").output().unwrap();
-    let said = String::from_utf8_lossy(&output.stderr).into_owned();
-    (output.status.code(), said)
-}
-
 #[test]
 fn an_offset_whose_checkpoint_is_in_another_topic_is_refused_until_it_is_committed_by_hand() {
     let mut case = Case::new("elsewhere");
@@ -28,7 +21,7 @@ fn an_offset_whose_checkpoint_is_in_another_topic_is_refused_until_it_is_committ
         vec![(".checkpoints\"", ".others\"".to_owned())],
     );
     assert!(case.topics().status.success());
-    let (code, said) = ended(&case);
+    let (code, said) = case.ended("a");
     assert_eq!(code, Some(1), "{said}");
     let before = format!("there was one in {}.checkpoints when the group", case.input);
     assert!(said.contains(&before) && said.contains("others["), "{said}");
@@ -39,8 +32,7 @@ fn an_offset_whose_checkpoint_is_in_another_topic_is_refused_until_it_is_committ
     case.all_folded();
     commit_by_hand(&case, &committed);
     case.replaced = other;
-    let (code, said) = ended(&case);
-    assert_eq!(code, Some(0), "{said}");
+    case.run_to_the_end("a");
     // The profiles are the same ones: what is folded in them is not folded again.
     assert_eq!(case.verify().folded, 144);
     // The first topic's checkpoints are there still, and out of date.
@@ -48,14 +40,13 @@ fn an_offset_whose_checkpoint_is_in_another_topic_is_refused_until_it_is_committ
     case.produce(9, 8, 16);
     case.run_to_the_end("a");
     case.replaced = Vec::new();
-    let (code, said) = ended(&case);
+    let (code, said) = case.ended("a");
     assert_eq!(code, Some(1), "{said}");
     let before = format!("there was one in {}.others when the group", case.input);
     assert!(said.contains(&before), "{said}");
     // They end where these offsets are: nothing but the missing note tells that more is folded behind.
     commit_by_hand(&case, &committed);
-    let (code, said) = ended(&case);
-    assert_eq!(code, Some(0), "{said}");
+    case.run_to_the_end("a");
     assert_eq!(case.verify().folded, 216);
 }
 
@@ -85,13 +76,12 @@ fn a_folder_with_an_older_checkpoint_than_the_offset_is_not_taken_for_the_topic_
     let checkpoints = case.topic("checkpoints");
     broker::shared().delete_topics(&[&checkpoints]);
     assert!(case.topics().status.success());
-    let (code, said) = ended(&case);
+    let (code, said) = case.ended("a");
     assert_eq!(code, Some(1), "{said}");
     let before = format!("there was one in {checkpoints} when the group");
     assert!(said.contains(&before), "{said}");
     commit_by_hand(&case, &committed);
-    let (code, said) = ended(&case);
-    assert_eq!(code, Some(0), "{said}");
+    case.run_to_the_end("a");
     assert_eq!(case.verify().folded, 144);
 }
 
@@ -102,7 +92,7 @@ fn an_output_topic_that_is_missing_is_named_with_what_makes_it() {
     case.produce(3, 4, 0);
     let missing = case.topic("profiles");
     broker::shared().delete_topics(&[&missing]);
-    let (code, said) = ended(&case);
+    let (code, said) = case.ended("a");
     assert_eq!(code, Some(1), "{said}");
     assert!(
         said.contains(&missing) && said.contains("limn topics"),

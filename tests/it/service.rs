@@ -4,7 +4,7 @@ use std::path::Path;
 
 use crate::broker::{self, eventually};
 use crate::case::{Case, PARTITIONS, home, stop};
-use crate::http::{get, metric};
+use crate::http::{metric, until_ready};
 
 #[test]
 fn a_service_killed_at_any_time_folds_every_event_once() {
@@ -94,8 +94,7 @@ fn a_state_folder_that_is_damaged_in_its_middle_is_built_again_by_the_same_proce
             .for_each(|at| bytes[at] = bytes[at].wrapping_add(1 + seed));
         std::fs::write(&database, bytes).unwrap();
         case.produce(40, 4, 12 + 4 * i64::from(seed));
-        let output = case.run_to_the_end("a");
-        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        let said = case.run_to_the_end("a");
         assert!(said.contains("torn"), "the damage was not noticed: {said}");
         healed += u8::from(said.contains("begun anew"));
         case.run_to_the_end("a");
@@ -162,9 +161,8 @@ fn an_input_whose_start_has_passed_the_committed_offset_is_an_error_that_names_i
     for (partition, end) in &ends {
         broker::shared().delete_records(&case.input, *partition, end + 2);
     }
-    let output = case.limn("run", "a").arg("--until-end").output().unwrap();
-    let told = String::from_utf8_lossy(&output.stderr);
-    assert_eq!(output.status.code(), Some(1), "{told}");
+    let (code, told) = case.ended("a");
+    assert_eq!(code, Some(1), "{told}");
     assert!(
         told.contains(&case.input) && told.contains("were removed before they were folded"),
         "{told}"
@@ -188,9 +186,8 @@ fn a_group_without_offsets_goes_on_at_its_checkpoint_or_says_what_is_missing() {
     for (partition, end) in ends {
         broker::shared().delete_records(&case.input, partition, end + 2);
     }
-    let output = case.limn("run", "a").arg("--until-end").output().unwrap();
-    let told = String::from_utf8_lossy(&output.stderr);
-    assert_eq!(output.status.code(), Some(1), "{told}");
+    let (code, told) = case.ended("a");
+    assert_eq!(code, Some(1), "{told}");
     assert!(
         told.contains(&case.input) && told.contains("2 records were removed before they were"),
         "{told}"
@@ -232,8 +229,7 @@ fn a_state_folder_that_was_filled_from_other_topics_is_built_again() {
     std::fs::rename(case.folder("a"), other.folder("b")).unwrap();
     // The name alone is what tells: the cluster is the same.
     other.produce(9, 12, 40);
-    let output = other.run_to_the_end("b");
-    let told = String::from_utf8_lossy(&output.stderr);
+    let told = other.run_to_the_end("b");
     assert!(told.contains("was filled from other topics"), "{told}");
     other.all_folded();
     let store = limn::store::Store::open(&limn::store::Config {
@@ -258,9 +254,7 @@ fn a_restore_reads_only_what_the_view_lacks() {
     for (folder, least, most) in [("b", profiles, usize::MAX), ("a", 0, 0)] {
         let instance = case.start(folder);
         let address = case.address(folder);
-        eventually("readiness", || {
-            (get(&address, "/readyz")?.0 == 200).then_some(())
-        });
+        until_ready(&address);
         let read = metric(&address, "limn_restore_records_total").unwrap_or(0.0);
         #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)] // a count
         let read = read as usize;

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use crate::broker::{Broker, eventually};
 use crate::case::{Case, stop};
-use crate::http::get;
+use crate::http::{get, until_ready};
 
 #[test]
 fn a_broker_that_is_away_at_the_start_is_told_at_once_and_waited_for() {
@@ -28,9 +28,7 @@ fn a_broker_that_is_away_at_the_start_is_told_at_once_and_waited_for() {
     let log = case.log("a");
     assert!(log.contains("Kafka does not answer; still trying"), "{log}");
     broker.restart();
-    eventually("readiness", || {
-        (get(&address, "/readyz")?.0 == 200).then_some(())
-    });
+    until_ready(&address);
     stop(instance);
     case.run_to_the_end("a");
     case.all_folded();
