@@ -2,7 +2,7 @@
 use super::*;
 
 /// Writes these values to the user's partition of the input.
-fn produce(world: &World, user: &str, values: &[&str]) -> i32 {
+pub(super) fn produce(world: &World, user: &str, values: &[&str]) -> i32 {
     let home = Partitioner::Murmur2
         .partition(user.as_bytes(), PARTITIONS)
         .unwrap();

@@ -101,16 +101,7 @@ const BETWEEN: usize = 300;
 fn later_ones_are_folded() -> (World, Config, i32) {
     let mut world = World::new();
     world.produce(&[("ann", 1_021_000)]);
-    let home = *world.produced.keys().next().unwrap();
-    let producer: BaseProducer = ClientConfig::new()
-        .set("bootstrap.servers", world.cluster.bootstrap_servers())
-        .create()
-        .unwrap();
-    for _ in 0..BETWEEN {
-        let record = BaseRecord::<str, str>::to("in").partition(home);
-        producer.send(record.payload("{")).unwrap();
-    }
-    producer.flush(Duration::from_secs(20)).unwrap();
+    let home = faults::produce(&world, "ann", &["{"; BETWEEN]);
     world.produce(&[("ann", 1_011_000), ("ann", 1_000_000), ("ann", 1_000_000)]);
     let mut config = world.config();
     config.window.out_of_orderness = Duration::from_secs(60);
