@@ -1,6 +1,7 @@
 //! What was made of the events since the last commit, and the thread that commits it.
 
 use std::collections::BTreeSet;
+use std::panic::resume_unwind;
 use std::sync::Arc;
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
@@ -13,7 +14,7 @@ use super::room::Room;
 use super::{Error, Topics};
 use crate::clock::Clock;
 use crate::codec::{self, FORMAT, FORMAT_HEADER, proto};
-use crate::commit::{self, Batch, Committer, Outgoing};
+use crate::commit::{self, Batch, Committer, Ends, Outgoing};
 use crate::store::{Applied, Change, Store, ViewBatch};
 use crate::{failpoint, metrics};
 
@@ -289,12 +290,65 @@ fn commit(
     room: &mut Room,
     mut sealed: Sealed,
 ) -> Result<Committed, Error> {
+    // While the brokers are waited for. What is gathered is of these partitions only, which this thread alone applies changes to.
+    let changed = std::mem::take(&mut sealed.view);
+    let (committed, gathered) = std::thread::scope(|scope| {
+        let gathering = std::thread::Builder::new()
+            .name("limn-gather".to_owned())
+            .spawn_scoped(scope, || store.view.gather(&changed));
+        let committed = transaction(committer, topics, room, &mut sealed);
+        let gathered = match gathering {
+            Ok(thread) => thread.join().unwrap_or_else(|panic| resume_unwind(panic)),
+            // No thread is to be had: one behind the other.
+            Err(_) => store.view.gather(&changed),
+        };
+        (committed, gathered)
+    });
+    let (ends, took) = committed?;
+    gathered?;
+    // Only now: the view is never ahead of Kafka. A crash before this line is made good by reading the profiles topic
+    // from the view's position.
+    let at_ms = clock.now_ms();
+    let end = |topic: &str, partition| ends.get(&(topic.to_owned(), partition)).copied();
+    let positions = sealed.checkpoints.iter().filter_map(|(partition, _)| {
+        let offset = end(&topics.profiles, *partition)?;
+        Some((*partition, Applied { offset, at_ms }))
+    });
+    let view = ViewBatch {
+        positions: positions.collect(),
+        changes: changed,
+        checkpoints: sealed
+            .checkpoints
+            .into_iter()
+            .filter_map(|(partition, bytes)| {
+                Some((partition, end(&topics.checkpoints, partition)?, bytes))
+            })
+            .collect(),
+    };
+    store.view.apply(&view)?;
+    failpoint::pass("applied");
+    Ok(Committed {
+        changes: sealed.changes,
+        states: sealed.states,
+        starts: sealed.starts,
+        dead: sealed.dead,
+        took,
+    })
+}
+
+/// Commits the transaction, and says where it has ended in each partition and how long it took.
+fn transaction(
+    committer: &Committer,
+    topics: &Topics,
+    room: &mut Room,
+    sealed: &mut Sealed,
+) -> Result<(Ends, Duration), Error> {
     let began = Instant::now();
     let mut attempt = 1;
     room.fit(&topics.dead_letters, &mut sealed.batch.records);
-    let ends = loop {
+    loop {
         match committer.commit(&sealed.batch, &sealed.group) {
-            Ok(ends) => break ends,
+            Ok(ends) => return Ok((ends, began.elapsed())),
             Err(error) => {
                 ::metrics::counter!(metrics::TRANSACTION_FAILURES, "kind" => error.kind())
                     .increment(1);
@@ -318,34 +372,5 @@ fn commit(
                 attempt += 1;
             }
         }
-    };
-    let took = began.elapsed();
-    // Only now: the view is never ahead of Kafka. A crash before this line is made good by reading the profiles topic
-    // from the view's position.
-    let at_ms = clock.now_ms();
-    let end = |topic: &str, partition| ends.get(&(topic.to_owned(), partition)).copied();
-    let positions = sealed.checkpoints.iter().filter_map(|(partition, _)| {
-        let offset = end(&topics.profiles, *partition)?;
-        Some((*partition, Applied { offset, at_ms }))
-    });
-    let view = ViewBatch {
-        positions: positions.collect(),
-        changes: sealed.view,
-        checkpoints: sealed
-            .checkpoints
-            .into_iter()
-            .filter_map(|(partition, bytes)| {
-                Some((partition, end(&topics.checkpoints, partition)?, bytes))
-            })
-            .collect(),
-    };
-    store.view.apply(&view)?;
-    failpoint::pass("applied");
-    Ok(Committed {
-        changes: sealed.changes,
-        states: sealed.states,
-        starts: sealed.starts,
-        dead: sealed.dead,
-        took,
-    })
+    }
 }

@@ -36,6 +36,8 @@ pub(super) struct Trees {
     /// What was read back in great number (`packed.rs`), and which runs of it each partition has.
     pub(super) packed: sled::Tree,
     pub(super) runs: Mutex<BTreeMap<i32, packed::Runs>>,
+    /// States that were written by themselves, many in a value (`gathered.rs`).
+    pub(super) gathered: sled::Tree,
     /// The journal's numbers in use: from the oldest entry to the one before the end.
     pub(super) numbers: Mutex<Range<u64>>,
     /// Bytes of a segment of its log.
@@ -289,6 +291,7 @@ fn try_open(path: &Path, cache_bytes: u64) -> Result<Trees, Error> {
             runs: Mutex::new(packed::counts(&packed)?),
             packed,
             view: db.open_tree("view")?,
+            gathered: db.open_tree("gathered")?,
             numbers: Mutex::new(journal::numbers(&journal)?),
             journal,
             db: db.clone(),

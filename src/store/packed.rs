@@ -19,8 +19,7 @@ use std::collections::BTreeMap;
 use std::ops::Bound;
 use std::sync::{MutexGuard, PoisonError};
 
-use block::Block;
-pub(super) use block::{BLOCK_BYTES, Packed, append, split, user};
+pub(super) use block::{BLOCK_BYTES, Block, Packed, Sealer, append, split, user};
 pub(super) use run::Run;
 
 use super::Error;

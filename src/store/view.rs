@@ -1,15 +1,16 @@
 //! The profiles of the partitions that this instance owns, or owned: current states and the versions before them.
 
+mod gather;
 mod restore;
+mod states;
 pub use restore::{ReadBack, Restoring};
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::ops::Bound;
 use std::sync::Arc;
 
 use super::database::{Database, Trees, cost};
-use super::packed;
 use super::{Error, seal, unseal};
+use super::{gathered, packed};
 use crate::failpoint;
 
 /// How far the profiles topic was applied to a partition's view.
@@ -62,20 +63,25 @@ const HISTORY: &[u8] = b"k";
 pub struct View {
     database: Arc<Database>,
     history: u64,
+    sweeps: gather::Sweeps,
 }
 
 /// Entries read or removed at once where there may be many.
 const PAGE: usize = 512;
 
-/// Whether a state of a partition is written by itself.
-fn any_alone(trees: &Trees, partition: i32) -> Result<bool, Error> {
+/// Whether a state of a partition is written by itself, or gathered.
+fn any_but_packed(trees: &Trees, partition: i32) -> Result<bool, Error> {
     let first = trees.view.scan_prefix(key(b's', partition)).next();
-    Ok(first.transpose()?.is_some())
+    Ok(first.transpose()?.is_some() || gathered::any(trees, partition)?)
 }
 
 impl View {
     pub(super) fn new(database: Arc<Database>, history: u64) -> Self {
-        Self { database, history }
+        Self {
+            database,
+            history,
+            sweeps: gather::Sweeps::default(),
+        }
     }
 
     /// A user's current state as it was encoded.
@@ -103,6 +109,7 @@ impl View {
             let version = current.as_ref().and_then(|(version, _)| *version);
             let least = version.map_or(0, |version| version.saturating_sub(self.history));
             let mut kept = packed::versions(trees, partition, user, least)?;
+            kept.extend(gathered::versions(trees, partition, user, least)?);
             if let Some(version) = version {
                 kept.retain(|old, _| *old < version);
             }
@@ -169,6 +176,8 @@ impl View {
             for kind in *b"pcsh" {
                 self.remove_all(&[kind])?;
             }
+            self.forget_sweep(None);
+            gathered::clear(&self.database, None)?;
             packed::clear(&self.database, None)?;
         }
         self.database.write(cost(1, origin.len()), |trees| {
@@ -223,6 +232,7 @@ impl View {
         // Before the rest, with which the position goes on.
         for erased in batch.changes.iter().filter(|c| c.state.is_none()) {
             packed::erase(&self.database, erased.partition, &erased.user)?;
+            gathered::erase(&self.database, erased.partition, &erased.user)?;
         }
         let most = self.database.most() / 2;
         let mut rest = &batch.changes[..];
@@ -282,8 +292,9 @@ impl View {
                         // What was current until now is history. The first version follows none.
                         match last.get(&key) {
                             Some(Some((old, state))) if old < version => keep(*old, state),
+                            // Gathered or packed it stays where it is.
                             None if *version > 1 && self.history > 0 => {
-                                if let Some((Some(old), state)) = current(trees, partition, user)?
+                                if let Some((Some(old), state)) = alone(trees, partition, user)?
                                     && old < *version
                                 {
                                     keep(old, &state);
@@ -347,6 +358,8 @@ impl View {
         for &kind in kinds {
             self.remove_all(&key(kind, partition))?;
         }
+        self.forget_sweep(Some(partition));
+        gathered::clear(&self.database, Some(partition))?;
         packed::clear(&self.database, Some(partition))
     }
 
@@ -393,28 +406,9 @@ impl View {
     /// # Errors
     /// As [`View::apply`].
     pub fn has_states(&self, partition: i32) -> Result<bool, Error> {
-        self.database
-            .with(|trees| Ok(packed::has_runs(trees, partition) || any_alone(trees, partition)?))
-    }
-
-    /// Every current state of a partition as it was encoded. Behind an error nothing follows.
-    pub fn states(&self, partition: i32) -> impl Iterator<Item = Result<Vec<u8>, Error>> + '_ {
-        let mut next = Some(Next::Alone(Bound::Included(key(b's', partition))));
-        // A page at a time: nothing of sled leaves its room, so that the database can be closed between two pages.
-        let page = move || {
-            let from = next.take()?;
-            let page = self
-                .database
-                .with(|trees| states_from(trees, partition, from));
-            match page {
-                Ok((states, behind)) => {
-                    next = behind;
-                    Some(states.into_iter().map(Ok).collect::<Vec<_>>())
-                }
-                Err(error) => Some(vec![Err(error)]),
-            }
-        };
-        std::iter::from_fn(page).flatten()
+        self.database.with(|trees| {
+            Ok(packed::has_runs(trees, partition) || any_but_packed(trees, partition)?)
+        })
     }
 
     fn read(&self, key: &[u8]) -> Result<Option<Vec<u8>>, Error> {
@@ -451,49 +445,22 @@ fn unseal_current(key: &[u8], sealed: &[u8]) -> Result<Current, Error> {
     }
 }
 
-fn current(trees: &Trees, partition: i32, user: &str) -> Result<Option<Current>, Error> {
+/// A user's current state where it is written by itself.
+fn alone(trees: &Trees, partition: i32, user: &str) -> Result<Option<Current>, Error> {
     let key = current_key(partition, user);
-    if let Some(sealed) = trees.view.get(&key)? {
-        return unseal_current(&key, &sealed).map(Some);
+    let sealed = trees.view.get(&key)?;
+    sealed.map(|s| unseal_current(&key, &s)).transpose()
+}
+
+fn current(trees: &Trees, partition: i32, user: &str) -> Result<Option<Current>, Error> {
+    if let Some(alone) = alone(trees, partition, user)? {
+        return Ok(Some(alone));
     }
-    let packed = packed::newest(trees, partition, user)?;
-    Ok(packed.map(|(version, state)| (Some(version), state)))
-}
-
-/// Where reading every current state goes on: among those that are written by themselves, or the packed ones.
-enum Next {
-    Alone(Bound<Vec<u8>>),
-    Packed(Bound<Vec<u8>>),
-}
-
-/// A page of current states, and where it goes on, if it does.
-fn states_from(
-    trees: &Trees,
-    partition: i32,
-    from: Next,
-) -> Result<(Vec<Vec<u8>>, Option<Next>), Error> {
-    let from = match from {
-        Next::Alone(from) => from,
-        Next::Packed(from) => {
-            let alone = |user: &str| Ok(trees.view.contains_key(current_key(partition, user))?);
-            let page = packed::page(trees, partition, from, alone)?;
-            return Ok((page.states, page.next.map(Next::Packed)));
-        }
+    let found = match gathered::newest(trees, partition, user)? {
+        None => packed::newest(trees, partition, user)?,
+        found => found,
     };
-    let prefix = key(b's', partition);
-    let mut states = Vec::new();
-    for entry in trees.view.range((from, Bound::Unbounded)).take(PAGE) {
-        let (key, sealed) = entry?;
-        if !key.starts_with(&prefix) {
-            break;
-        }
-        states.push(unseal_current(&key, &sealed)?.1);
-        if states.len() == PAGE {
-            let next = Bound::Excluded(key.to_vec());
-            return Ok((states, Some(Next::Alone(next))));
-        }
-    }
-    Ok((states, Some(Next::Packed(packed::beginning(partition)))))
+    Ok(found.map(|(version, state)| (Some(version), state)))
 }
 
 fn key(kind: u8, partition: i32) -> Vec<u8> {

@@ -69,6 +69,7 @@ faults! {
     killed_when_the_commit_is_requested: Shared, |run| kills::at(run, "offsets_sent", 12, "=die 3ms");
     killed_when_committed_and_before_the_view: Shared, |run| kills::at(run, "committed", 12, "");
     killed_while_the_view_is_written: Shared, |run| kills::at(run, "view_begun", 12, "=die 300us");
+    killed_while_states_are_gathered: Shared, |run| kills::at(run, "gathered", 6, "");
     killed_while_the_view_is_restored: Shared, kills::in_restore;
     killed_while_it_shuts_down: Shared, kills::in_shutdown;
     instances_join_and_leave: Shared, members::join_and_leave;

@@ -62,14 +62,14 @@ pub(super) const COMPRESSED: u8 = 7;
 pub(super) const LZ4_MOST: usize = 255;
 
 /// How a block is written: compressed, where that makes it smaller.
-pub(super) struct Sealer {
+pub(in crate::store) struct Sealer {
     table: CompressTable,
     plain: u8,
     compressed: u8,
 }
 
 impl Sealer {
-    pub(super) fn new() -> Self {
+    pub(in crate::store) fn new() -> Self {
         Self::of(PLAIN, COMPRESSED)
     }
 
@@ -83,7 +83,7 @@ impl Sealer {
     }
 
     /// Seals states for a key.
-    pub(super) fn seal(&mut self, key: &[u8], states: &[u8]) -> Vec<u8> {
+    pub(in crate::store) fn seal(&mut self, key: &[u8], states: &[u8]) -> Vec<u8> {
         let mut sealed = Vec::new();
         self.seal_behind(&mut sealed, key, states);
         sealed
@@ -113,15 +113,15 @@ impl Sealer {
 }
 
 /// A block that was read.
-pub(super) struct Block<'a> {
-    pub(super) states: Cow<'a, [u8]>,
+pub(in crate::store) struct Block<'a> {
+    pub(in crate::store) states: Cow<'a, [u8]>,
     /// Of a run of an older limn's.
     sorted: bool,
 }
 
 impl<'a> Block<'a> {
     /// Opens what was read at a key.
-    pub(super) fn open(key: &[u8], sealed: &'a [u8]) -> Result<Self, Error> {
+    pub(in crate::store) fn open(key: &[u8], sealed: &'a [u8]) -> Result<Self, Error> {
         let torn =
             || Error::Torn("a block of packed states does not match its checksum".to_owned());
         let (plain, compressed, sorted) = match sealed.first() {
@@ -169,21 +169,29 @@ impl<'a> Block<'a> {
     }
 
     /// Its states, each with the bytes that it has here.
-    pub(super) fn states(&self) -> Result<Vec<(Packed<'_>, &[u8])>, Error> {
+    pub(in crate::store) fn states(&self) -> Result<Vec<(Packed<'_>, &[u8])>, Error> {
+        self.each().collect()
+    }
+
+    /// As [`Block::states`], one behind another. Behind an error nothing follows.
+    pub(in crate::store) fn each(
+        &self,
+    ) -> impl Iterator<Item = Result<(Packed<'_>, &[u8]), Error>> {
         let split = if self.sorted { sorted::split } else { split };
-        let mut states = Vec::new();
         let mut rest = &self.states[..];
-        while !rest.is_empty() {
-            let torn = || Error::Torn("a block of packed states cannot be read".to_owned());
-            let (state, behind) = split(rest).ok_or_else(torn)?;
-            states.push((state, &rest[..rest.len() - behind.len()]));
+        std::iter::from_fn(move || {
+            let now = (!rest.is_empty()).then(|| std::mem::take(&mut rest))?;
+            let Some((state, behind)) = split(now) else {
+                let torn = "a block of packed states cannot be read".to_owned();
+                return Some(Err(Error::Torn(torn)));
+            };
             rest = behind;
-        }
-        Ok(states)
+            Some(Ok((state, &now[..now.len() - behind.len()])))
+        })
     }
 
     /// The states but those of a user's that `gone` names by their number here; `None` where there are none of them.
-    pub(super) fn without(
+    pub(in crate::store) fn without(
         &self,
         mut gone: impl FnMut(usize, &Packed<'_>) -> bool,
     ) -> Result<Option<Vec<u8>>, Error> {

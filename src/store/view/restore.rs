@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use super::super::packed::{self, Packed, Run};
-use super::{Applied, Change, Error, View, ViewBatch, any_alone};
+use super::{Applied, Change, Error, View, ViewBatch, any_but_packed};
 
 /// From so many bytes of states on, what was read back of a partition is packed. Less is written state by state: a partition
 /// that comes and goes without an update would have another run each time. In a debug build it takes little, so that the
@@ -182,11 +182,11 @@ impl Restoring<'_> {
         self.applied(applied)
     }
 
-    /// Whether none of the partition's states is written by itself: such a one goes before packed ones, so none may be there that is
-    /// older.
+    /// Whether none of the partition's states is written by itself, or gathered: such a one goes before packed ones, so none may be there
+    /// that is older.
     fn is_packed(&self) -> Result<bool, Error> {
         let database = &self.view.database;
-        database.with(|trees| Ok(!any_alone(trees, self.partition)?))
+        database.with(|trees| Ok(!any_but_packed(trees, self.partition)?))
     }
 
     fn one_by_one(&self, read: &ReadBack) -> Result<(), Error> {
