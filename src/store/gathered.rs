@@ -13,7 +13,7 @@ use std::ops::Bound;
 
 use super::Error;
 use super::database::{Database, Trees, cost};
-use super::packed::{Block, Packed, Sealer, append};
+use super::packed::{Block, Packed, Sealer, append, split};
 
 /// Bytes of a block's states where one is split. A state is looked up by reading its block, and mostly the page with the fifteen beside it:
 /// few, as users are asked for in no order. In a debug build very few, so that the tests and the fault suite see many blocks.
@@ -22,14 +22,16 @@ const TARGET: usize = if cfg!(debug_assertions) { 256 } else { 2 << 10 };
 /// Bytes of a block's states behind which it is split.
 const MOST: usize = 2 * TARGET;
 
-/// Bytes of a user's states that are not gathered any more: whoever needs so many spares nothing.
+/// Bytes of a user's states behind which they are not gathered any more: whoever needs so many spares little, and a block would be
+/// large for all who look into it.
 pub(super) const LARGE: usize = 32 << 10;
 
-/// Bytes of blocks that are written at once, or little more. sled writes a batch to the disk by itself, however small it is, and waits for that.
+/// What blocks cost that are written at once, or little more ([`cost`]). sled writes a batch to the disk by itself, however small it is, and
+/// waits for that.
 const AT_ONCE: usize = if cfg!(debug_assertions) {
-    2 << 10
+    8 << 10
 } else {
-    256 << 10
+    1 << 20
 };
 
 /// Blocks that are looked through, or removed, at once.
@@ -37,11 +39,15 @@ const PAGE: usize = 64;
 
 /// A user's states that are written by themselves.
 pub(super) struct Alone {
-    pub(super) user: String,
+    user: String,
     /// Oldest first, the current one last: their versions, and they as they stand in a block.
-    pub(super) versions: Vec<(u64, Vec<u8>)>,
+    versions: Vec<(u64, Vec<u8>)>,
     /// What was gathered and is older than this is too old.
-    pub(super) least: u64,
+    least: u64,
+    /// Where they stand by themselves.
+    pub(super) keys: Vec<sled::IVec>,
+    /// They are too many to be gathered, or would be with those that were.
+    pub(super) stay: bool,
 }
 
 impl Alone {
@@ -50,10 +56,13 @@ impl Alone {
             user: user.to_owned(),
             versions: Vec::new(),
             least,
+            keys: Vec::new(),
+            stay: false,
         }
     }
 
-    pub(super) fn push(&mut self, version: u64, state: &[u8]) {
+    /// Takes one more, a newer one. Says whether they are not too many.
+    pub(super) fn push(&mut self, key: sled::IVec, version: u64, state: &[u8]) -> bool {
         let mut bytes = Vec::with_capacity(state.len() + self.user.len() + 16);
         let packed = Packed {
             user: &self.user,
@@ -62,14 +71,17 @@ impl Alone {
         };
         append(&mut bytes, &packed);
         self.versions.push((version, bytes));
+        self.keys.push(key);
+        self.bytes() <= LARGE
     }
 
     pub(super) fn bytes(&self) -> usize {
         self.versions.iter().map(|(_, state)| state.len()).sum()
     }
 
+    /// What is to be gathered.
     fn states(&self) -> impl Iterator<Item = (&str, &[u8])> {
-        let states = self.versions.iter();
+        let states = self.versions.iter().filter(|_| !self.stay);
         states.map(|(_, state)| (&*self.user, &state[..]))
     }
 
@@ -147,29 +159,41 @@ pub(super) fn has(trees: &Trees, partition: i32, user: &str) -> Result<bool, Err
     Ok(newest(trees, partition, user)?.is_some())
 }
 
-/// Takes a user out. Nobody else may write profiles of the partition meanwhile.
+/// Takes a user out, also where a block begins with them. Nobody else may write profiles of the partition meanwhile.
 pub(super) fn erase(database: &Database, partition: i32, user: &str) -> Result<(), Error> {
-    let rest = database.with(|trees| {
-        let Some((key, sealed)) = covering(trees, partition, user)? else {
-            return Ok(None);
+    let (mut batch, mut bytes) = (sled::Batch::default(), 0);
+    let found = database.with(|trees| {
+        let Some((before, sealed)) = covering(trees, partition, user)? else {
+            return Ok(false);
         };
-        let rest = Block::open(&key, &sealed)?.without(|_, state| state.user == user)?;
-        Ok(rest.map(|rest| (key, rest)))
+        let block = Block::open(&before, &sealed)?;
+        let rest = block.without(|_, state| state.user == user)?;
+        let named = before[..] == key(partition, user)[..];
+        if rest.is_none() && !named {
+            return Ok(false);
+        }
+        let rest = rest.as_deref().unwrap_or(&block.states);
+        // The block before has the users up to where this one begins then, of whom there are none; or all, where nothing is left.
+        let after = match (split(rest), named) {
+            (None, _) => None,
+            (Some(_), false) => Some(before.to_vec()),
+            (Some((first, _)), true) => Some(key(partition, first.user)),
+        };
+        if after.as_deref() != Some(&before[..]) {
+            batch.remove(before);
+        }
+        if let Some(after) = after {
+            let sealed = Sealer::new().seal(&after, rest);
+            bytes = sealed.len();
+            batch.insert(after, sealed);
+        }
+        Ok(true)
     })?;
-    let Some((key, rest)) = rest else {
+    if !found {
         return Ok(());
-    };
-    if rest.is_empty() {
-        // The block before has its users from now on, or none.
-        return database.write(cost(1, 0), |trees| {
-            trees.gathered.remove(&key)?;
-            Ok(())
-        });
     }
-    let sealed = Sealer::new().seal(&key, &rest);
-    database.write(cost(1, sealed.len()), |trees| {
-        trees.gathered.insert(&key, sealed)?;
-        Ok(())
+    database.write(cost(2, bytes), |trees| {
+        Ok(trees.gathered.apply_batch(batch)?)
     })
 }
 
@@ -199,18 +223,21 @@ pub(super) fn clear(database: &Database, partition: Option<i32>) -> Result<(), E
 
 /// Gathers states of users in their order. They are to stay by themselves until this is done, and go then: whoever looks finds them
 /// there or here, and behind a crash in between they stand in both, and are gathered once more. Nobody else may write profiles of the partition meanwhile.
-/// Says how many states the blocks have that were written.
+/// Those that are to [`Alone::stay`] are not gathered, and said to be so. Says how many states the blocks have that were written.
 pub(super) fn put(
     database: &Database,
     sealer: &mut Sealer,
     partition: i32,
-    mut users: &[Alone],
+    mut users: &mut [Alone],
 ) -> Result<usize, Error> {
+    let most = AT_ONCE.min(database.most() / 2);
     let mut written = 0;
     while !users.is_empty() {
-        let (blocks, count) = database.with(|trees| {
+        let (blocks, bytes, count) = database.with(|trees| {
             let (mut blocks, mut bytes, mut count) = (Blocks::new(), 0, 0);
-            while let Some(first) = users.first().filter(|_| bytes < AT_ONCE) {
+            while let Some(first) = users.first()
+                && cost(blocks.len(), bytes) < most
+            {
                 let (key, sealed) = covering(trees, partition, &first.user)?
                     .unwrap_or_else(|| (key(partition, "").into(), sled::IVec::default()));
                 let behind = (Bound::Excluded(&key), Bound::Unbounded);
@@ -219,7 +246,7 @@ pub(super) fn put(
                 let here = next.map_or(users.len(), |next| {
                     users.partition_point(|alone| alone.user.as_bytes() < begins(&next))
                 });
-                let (here, rest) = users.split_at(here);
+                let (here, rest) = mem::take(&mut users).split_at_mut(here);
                 users = rest;
                 let block = Block::open(&key, &sealed)?;
                 count += merged(partition, &key, &block, here, |key, states| {
@@ -228,10 +255,12 @@ pub(super) fn put(
                     blocks.push((key, sealed));
                 })?;
             }
-            Ok((blocks, count))
+            Ok((blocks, bytes, count))
         })?;
+        if blocks.is_empty() {
+            continue;
+        }
         written += count;
-        let bytes = blocks.iter().map(|(_, sealed)| sealed.len()).sum();
         database.write(cost(blocks.len(), bytes), |trees| {
             // At once: where a block is split, its users are in one or in another.
             let mut batch = sled::Batch::default();
@@ -247,16 +276,25 @@ pub(super) fn put(
 /// Keys, and blocks as they are sealed there.
 type Blocks = Vec<(Vec<u8>, Vec<u8>)>;
 
-/// Gives out a block with these users' states in it, or several: keys and states. Says how many states there are.
+/// Gives out a block with these users' states in it, or several: keys and states, nothing where nothing changes. Says how many states there are.
 fn merged(
     partition: i32,
     key: &[u8],
     block: &Block<'_>,
-    users: &[Alone],
+    users: &mut [Alone],
     mut each: impl FnMut(Vec<u8>, Vec<u8>),
 ) -> Result<usize, Error> {
     let block = block.states()?;
     let mut states: Vec<(&str, &[u8])> = Vec::with_capacity(block.len() + users.len());
+    for alone in &mut *users {
+        let before = block.partition_point(|(state, _)| *state.user < *alone.user);
+        let of = block[before..].iter();
+        let of = of.take_while(|(state, _)| *state.user == *alone.user);
+        let kept = of.filter(|(state, _)| alone.keeps(state.version));
+        let kept: usize = kept.map(|(_, bytes)| bytes.len()).sum();
+        alone.stay |= kept + alone.bytes() > LARGE;
+    }
+    let none = users.iter().all(|alone| alone.stay);
     let mut users = users.iter().peekable();
     for (state, bytes) in &block {
         while let Some(alone) = users.next_if(|alone| *alone.user < *state.user) {
@@ -268,6 +306,9 @@ fn merged(
         }
     }
     states.extend(users.flat_map(Alone::states));
+    if none && states.len() == block.len() {
+        return Ok(0);
+    }
     let bytes: usize = states.iter().map(|(_, state)| state.len()).sum();
     let full = match bytes {
         ..=MOST => MOST,

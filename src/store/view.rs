@@ -58,6 +58,9 @@ const ORIGIN: &[u8] = b"o";
 /// How many versions are kept, for who only looks into the folder: packed ones that are too old are still there.
 const HISTORY: &[u8] = b"k";
 
+/// How far gathering a partition's states is (`gather.rs`).
+const NOTED: u8 = b'g';
+
 /// Profiles by input partition and user.
 #[derive(Debug, Clone)]
 pub struct View {
@@ -105,18 +108,22 @@ impl View {
                 // An older limn's: the current version is among them.
                 _ => history_key(partition, user, u64::MAX),
             };
-            // Packed ones stay where they are when they grow too old, and when the current one was packed it is among them.
+            // First what is written by itself: it may be gathered meanwhile, and is found there then.
+            let mut alone = BTreeMap::new();
+            for entry in trees.view.range(history_prefix(partition, user)..end) {
+                let (key, sealed) = entry?;
+                alone.insert(history_version(&key)?, checked(&key, &sealed)?);
+            }
+            // Gathered and packed ones stay where they are when they grow too old, and where the current one is there it is among them.
             let version = current.as_ref().and_then(|(version, _)| *version);
             let least = version.map_or(0, |version| version.saturating_sub(self.history));
+            let gathered = gathered::versions(trees, partition, user, least)?;
             let mut kept = packed::versions(trees, partition, user, least)?;
-            kept.extend(gathered::versions(trees, partition, user, least)?);
+            kept.extend(gathered);
             if let Some(version) = version {
                 kept.retain(|old, _| *old < version);
             }
-            for entry in trees.view.range(history_prefix(partition, user)..end) {
-                let (key, sealed) = entry?;
-                kept.insert(history_version(&key)?, checked(&key, &sealed)?);
-            }
+            kept.extend(alone);
             let mut versions: Vec<_> = kept.into_values().collect();
             if let Some((Some(_), state)) = current {
                 versions.push(state);
@@ -173,7 +180,7 @@ impl View {
         }
         if before.is_some() {
             // Emptied first, positions before all: a crash in between leaves the old name, and all of this is done again.
-            for kind in *b"pcsh" {
+            for kind in *b"pcshg" {
                 self.remove_all(&[kind])?;
             }
             self.forget_sweep(None);
@@ -246,7 +253,8 @@ impl View {
             });
             let (now, later) = rest.split_at(fits.count());
             if later.is_empty() {
-                return self.apply_at_once(now, &batch.positions, &batch.checkpoints);
+                self.apply_at_once(now, &batch.positions, &batch.checkpoints)?;
+                return self.count(&batch.changes);
             }
             self.apply_at_once(now, &[], &[])?;
             rest = later;
@@ -343,7 +351,7 @@ impl View {
     /// # Errors
     /// [`Error::Io`] or [`Error::Torn`] from sled.
     pub fn clear(&self, partition: i32) -> Result<(), Error> {
-        self.clear_kinds(partition, b"pcsh")
+        self.clear_kinds(partition, b"pcshg")
     }
 
     /// The same, but for its checkpoint: that is of another topic.
@@ -351,7 +359,7 @@ impl View {
     /// # Errors
     /// [`Error::Io`] or [`Error::Torn`] from sled.
     pub fn clear_profiles(&self, partition: i32) -> Result<(), Error> {
-        self.clear_kinds(partition, b"psh")
+        self.clear_kinds(partition, b"pshg")
     }
 
     fn clear_kinds(&self, partition: i32, kinds: &[u8]) -> Result<(), Error> {

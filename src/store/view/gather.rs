@@ -2,131 +2,207 @@
 //! the users.
 //!
 //! A partition is *swept* user by user, some of them beside each transaction, so that nobody waits for all of it. The next sweep begins
-//! behind a quarter as many changes as states were written by the last one: so a state is written four to five times in the end, and
-//! a quarter of a partition's states, and what changes during a sweep, are by themselves at the most.
+//! behind a quarter as many changes as states were written by the last one: so a state is written four to five times in the end, and a
+//! third of a partition's states are by themselves at the most, or [`LEAST`].
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::ops::Bound;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::super::database::{Trees, cost};
-use super::super::gathered::{self, Alone, LARGE};
+use super::super::gathered::{self, Alone};
 use super::super::packed::Sealer;
 use super::{
-    Change, Error, View, checked, history_key, history_prefix, history_version, key, unseal_current,
+    Change, Error, NOTED, View, checked, history_key, history_prefix, history_version, key, seal,
+    unseal_current,
 };
 use crate::failpoint;
 
 /// Changes of all partitions together before which none is swept: 10 MB of memory, if each is of another user. Few in a debug build, so that
 /// the tests and the fault suite meet sweeps.
-const LEAST: usize = if cfg!(debug_assertions) { 32 } else { 1 << 19 };
+const LEAST: u64 = if cfg!(debug_assertions) { 32 } else { 1 << 19 };
 /// … and of one of many.
-const LEAST_OF_ONE: usize = if cfg!(debug_assertions) { 16 } else { 1 << 12 };
+const LEAST_OF_ONE: u64 = if cfg!(debug_assertions) { 16 } else { 1 << 12 };
 
 /// States that a sweep looks at, or writes, for each change.
-const PACE: usize = 4;
+const PACE: u64 = 4;
+
+/// States that a sweep goes on for, or waits until so many are due: of fewer each would write the same block as the last.
+const STRETCH: u64 = if cfg!(debug_assertions) { 8 } else { 256 };
+/// Users that are gathered at once at the most.
+const USERS: u64 = 1024;
 
 /// Where reading states goes on.
 type From = Bound<Vec<u8>>;
 
-/// Users, and about how many bytes of theirs, that are gathered at once at the most.
-const USERS: usize = 1024;
-const BYTES: usize = 512 << 10;
-
-/// Where the sweeps of the partitions are. Nothing of it outlives the process: the first sweep begins early then, and no more.
+/// Where the sweeps of the partitions are.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Sweeps(Arc<Mutex<BTreeMap<i32, Sweep>>>);
 
 #[derive(Debug, Default)]
 struct Sweep {
     /// Changes since the last one has begun.
-    changes: usize,
+    changes: u64,
     /// Behind how many the next one begins.
-    due: usize,
+    due: u64,
     /// Where it goes on, while one is under way.
     from: Option<From>,
     /// States that it has looked at or written.
-    seen: usize,
+    seen: u64,
+    /// … and may.
+    pace: u64,
 }
 
+/// What is noted of a sweep: changes, due, and whether one is under way. Where that is stays in memory, as it names a user: behind a restart it
+/// begins anew, and goes fast through what it has gathered.
+type Noted = [u8; 17];
+
 impl Sweep {
-    /// Counts changes, and begins where it is time.
-    fn count(&mut self, changes: usize, least: usize) {
-        self.changes += changes;
+    fn noted(&self) -> Noted {
+        let mut noted = [0; 17];
+        noted[..8].copy_from_slice(&self.changes.to_be_bytes());
+        noted[8..16].copy_from_slice(&self.due.to_be_bytes());
+        noted[16] = u8::from(self.from.is_some());
+        noted
+    }
+
+    fn of(noted: Noted) -> Self {
+        let number = |at: usize| {
+            noted[at..at + 8]
+                .iter()
+                .fold(0, |n, &b| n << 8 | u64::from(b))
+        };
+        Self {
+            changes: number(0),
+            due: number(8),
+            from: (noted[16] == 1).then_some(Bound::Unbounded),
+            ..Self::default()
+        }
+    }
+
+    /// May go on for so many changes, or begins where it is time.
+    fn go_on(&mut self, changes: u64, least: u64) {
         if self.from.is_none() && self.changes >= self.due.max(least) {
             *self = Self {
                 from: Some(Bound::Unbounded),
                 ..Self::default()
             };
         }
+        if self.from.is_some() {
+            self.pace = self.pace.saturating_add(changes.saturating_mul(PACE));
+        }
     }
 }
 
-/// Some users' states that are written by themselves, where they stand, and what is behind them.
+/// Some users' states that are written by themselves, and what is behind them.
 struct Found {
     users: Vec<Alone>,
-    /// What goes when they are gathered: keys, and bytes of their values.
-    keys: Vec<sled::IVec>,
-    bytes: usize,
-    looked_at: usize,
+    looked_at: u64,
     next: Option<From>,
 }
 
+/// Where it is noted how far a partition's sweep is.
+fn noted_key(partition: i32) -> Vec<u8> {
+    key(NOTED, partition)
+}
+
 impl View {
+    /// Counts changes that were written by themselves.
+    pub(super) fn count(&self, changes: &[Change]) -> Result<(), Error> {
+        for (partition, changes) in counts(changes) {
+            self.sweep(partition, |sweep, _| sweep.changes += changes)?;
+        }
+        Ok(())
+    }
+
     /// Goes on with gathering states of the partitions that these changes are of, as far as so many changes let it. For whoever applies
     /// them, before or behind that: nobody else may change profiles of these partitions meanwhile.
     ///
     /// # Errors
     /// As [`View::apply`].
     pub fn gather(&self, changes: &[Change]) -> Result<(), Error> {
-        let mut counts: BTreeMap<i32, usize> = BTreeMap::new();
-        for change in changes {
-            *counts.entry(change.partition).or_default() += 1;
-        }
-        let mut sweeps = self.sweeps.0.lock().unwrap_or_else(PoisonError::into_inner);
-        for (partition, changes) in counts {
-            sweeps.entry(partition).or_default();
-            let least = (LEAST / sweeps.len()).max(LEAST_OF_ONE);
-            let sweep = sweeps.entry(partition).or_default();
-            sweep.count(changes, least);
-            let mut pace = changes.saturating_mul(PACE);
-            while let Some(from) = sweep.from.take_if(|_| pace > 0) {
-                let (next, seen) = self.gather_some(partition, from, pace.min(USERS))?;
-                sweep.from = next;
-                sweep.seen += seen;
-                pace = pace.saturating_sub(seen.max(1));
-                if sweep.from.is_none() {
-                    sweep.due = sweep.seen / 4;
+        for (partition, changes) in counts(changes) {
+            let noted = self.sweep(partition, |sweep, all| -> Result<Noted, Error> {
+                sweep.go_on(changes, (LEAST / all).max(LEAST_OF_ONE));
+                while sweep.pace >= STRETCH
+                    && let Some(from) = sweep.from.take()
+                {
+                    let (next, seen) = self.gather_some(partition, from, sweep.pace.min(USERS))?;
+                    sweep.from = next;
+                    sweep.seen += seen;
+                    sweep.pace = sweep.pace.saturating_sub(seen);
+                    if sweep.from.is_none() {
+                        (sweep.due, sweep.pace) = (sweep.seen / 4, 0);
+                    }
                 }
-            }
+                Ok(sweep.noted())
+            })??;
+
+            let key = noted_key(partition);
+            self.database.write(cost(1, 0), |trees| {
+                trees.view.insert(&key[..], seal(1, &key, &[&noted]))?;
+                Ok(())
+            })?;
         }
         Ok(())
     }
 
-    /// Gathers some users' states from one on, so many at the most. Says where it goes on, if it does, and how many states were looked at or written.
+    /// Uses a partition's sweep, and how many there are.
+    fn sweep<T>(
+        &self,
+        partition: i32,
+        work: impl FnOnce(&mut Sweep, u64) -> T,
+    ) -> Result<T, Error> {
+        let mut sweeps = self.sweeps.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let all = sweeps.len() as u64 + u64::from(!sweeps.contains_key(&partition));
+        let sweep = match sweeps.entry(partition) {
+            Entry::Occupied(sweep) => sweep.into_mut(),
+            Entry::Vacant(place) => {
+                let noted = self.read(&noted_key(partition))?;
+                let noted = noted.and_then(|noted| noted.try_into().ok());
+                place.insert(noted.map_or_else(Sweep::default, Sweep::of))
+            }
+        };
+        Ok(work(sweep, all))
+    }
+
+    /// Gathers some users' states from one on, so many users at the most. Says where it goes on, if it does, and how many states were looked at
+    /// or written.
     fn gather_some(
         &self,
         partition: i32,
         from: From,
-        most: usize,
-    ) -> Result<(Option<From>, usize), Error> {
-        let history = self.history;
-        let found = self
+        users: u64,
+    ) -> Result<(Option<From>, u64), Error> {
+        let (history, most) = (self.history, self.database.most() / 2);
+        let mut found = self
             .database
-            .with(|trees| alone(trees, partition, from, (history, most)))?;
+            .with(|trees| alone(trees, partition, from, (history, users, most)))?;
         let mut seen = found.looked_at;
         if !found.users.is_empty() {
-            seen += gathered::put(&self.database, &mut Sealer::new(), partition, &found.users)?;
+            let written = gathered::put(
+                &self.database,
+                &mut Sealer::new(),
+                partition,
+                &mut found.users,
+            )?;
+            seen += written as u64;
             failpoint::pass("gathered");
-            // Only now: whoever looks finds each in one place at least. One by one: nobody is to wait for all of them. A user's oldest goes first,
-            // so what a crash leaves by itself is newer than what goes on being gathered only.
-            self.database
-                .write(cost(found.keys.len(), found.bytes), |trees| {
-                    for key in found.keys {
-                        trees.view.remove(key)?;
-                    }
-                    Ok(())
-                })?;
+            // Only now: whoever looks finds each in one place at least. One by one: nobody is to wait for all of them. A user's oldest goes
+            // first, so what a crash leaves by itself is newer than what is gathered only.
+            let gone = found.users.iter().filter(|alone| !alone.stay);
+            let (mut keys, mut bytes) = (Vec::new(), 0);
+            for alone in gone {
+                keys.extend(&alone.keys);
+                bytes += alone.bytes();
+            }
+            self.database.write(cost(keys.len(), bytes), |trees| {
+                for key in keys {
+                    trees.view.remove(key)?;
+                }
+                Ok(())
+            })?;
         }
         Ok((found.next, seen))
     }
@@ -141,12 +217,21 @@ impl View {
     }
 }
 
-/// The states of some users that are written by themselves, but for users that have too many of them.
+/// How many of some changes are of each partition.
+fn counts(changes: &[Change]) -> BTreeMap<i32, u64> {
+    let mut counts = BTreeMap::new();
+    for change in changes {
+        *counts.entry(change.partition).or_default() += 1;
+    }
+    counts
+}
+
+/// The states of some users that are written by themselves: of so many users, or of what costs so much to write ([`cost`]).
 fn alone(
     trees: &Trees,
     partition: i32,
     from: From,
-    (history, most): (u64, usize),
+    (history, users, most): (u64, u64, usize),
 ) -> Result<Found, Error> {
     let prefix = key(b's', partition);
     let from = match from {
@@ -155,11 +240,10 @@ fn alone(
     };
     let mut found = Found {
         users: Vec::new(),
-        keys: Vec::new(),
-        bytes: 0,
         looked_at: 0,
         next: None,
     };
+    let mut costs = 0;
     for entry in trees.view.range((from, Bound::Unbounded)) {
         let (key, sealed) = entry?;
         if !key.starts_with(&prefix) {
@@ -171,27 +255,23 @@ fn alone(
         // An older limn's have no version: they stay until there is a newer one.
         if let (Some(version), state) = unseal_current(&key, &sealed)? {
             let mut of = Alone::new(user, version.saturating_sub(history));
-            let before = (found.keys.len(), found.bytes);
             let older = history_prefix(partition, user)..history_key(partition, user, version);
             // Before the first there is none.
             let older = (version > 1).then(|| trees.view.range(older));
             for entry in older.into_iter().flatten() {
                 let (key, sealed) = entry?;
-                of.push(history_version(&key)?, &checked(&key, &sealed)?);
-                found.bytes += sealed.len();
-                found.keys.push(key);
+                let (old, state) = (history_version(&key)?, checked(&key, &sealed)?);
+                of.stay = of.stay || !of.push(key, old, &state);
+                if of.stay {
+                    break;
+                }
             }
-            of.push(version, &state);
-            found.bytes += sealed.len();
-            found.keys.push(key.clone());
-            if of.bytes() <= LARGE {
-                found.users.push(of);
-            } else {
-                found.keys.truncate(before.0);
-                found.bytes = before.1;
-            }
+            of.stay = of.stay || !of.push(key.clone(), version, &state);
+            costs += cost(of.keys.len(), of.bytes());
+            // Who has too many, what was gathered of them may be too old.
+            found.users.push(of);
         }
-        if found.looked_at >= most || found.bytes >= BYTES {
+        if found.looked_at >= users || costs >= most {
             found.next = Some(Bound::Excluded(key.to_vec()));
             break;
         }

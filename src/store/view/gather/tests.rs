@@ -1,9 +1,11 @@
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use proptest::prelude::*;
 
 use super::super::super::database::Database;
 use super::super::super::database::tests::temporary;
+use super::super::super::gathered::LARGE;
 use super::super::super::model::Model;
 use super::super::super::packed::Block;
 use super::super::{Applied, ViewBatch};
@@ -159,8 +161,8 @@ proptest! {
                     view = View::new(Arc::new(database), history);
                 }
                 Step::CutOff => {
-                    let some = view.database.with(|trees| alone(trees, partition, Bound::Unbounded, (history, 7)));
-                    gathered::put(&view.database, &mut Sealer::new(), partition, &some.unwrap().users).unwrap();
+                    let some = view.database.with(|trees| alone(trees, partition, Bound::Unbounded, (history, 7, 4 << 10)));
+                    gathered::put(&view.database, &mut Sealer::new(), partition, &mut some.unwrap().users).unwrap();
                 }
             }
             (0..2).for_each(|partition| model.check(&view, history, partition, &users));
@@ -198,7 +200,7 @@ fn a_sweep_goes_through_a_partition_beside_the_changes_and_only_the_partition_th
     let other = (0..LEAST_OF_ONE - 1).map(|n| change(1, &format!("o{n}"), 1, "state".to_owned()));
     apply(&view, other.collect());
     // One behind another, as a service that is not at its limit has them.
-    for version in 1..=LEAST as u64 {
+    for version in 1..=LEAST {
         apply(
             &view,
             vec![change(0, "ann", version, format!("v{version}"))],
@@ -206,7 +208,10 @@ fn a_sweep_goes_through_a_partition_beside_the_changes_and_only_the_partition_th
     }
     assert_eq!(gathered_users(&database), ["ann"]);
     // The last version came behind the last look.
-    assert_eq!(written(&database), (LEAST_OF_ONE, 1));
+    assert_eq!(
+        written(&database),
+        (usize::try_from(LEAST_OF_ONE).unwrap(), 1)
+    );
     assert_eq!(
         view.get(0, "ann").unwrap().unwrap(),
         format!("v{LEAST}").into_bytes()
@@ -224,6 +229,29 @@ fn nothing_of_an_erased_user_stays_in_a_block_and_a_block_without_users_goes() {
     assert!(before.iter().any(|user| user == "user7"));
     apply(&view, vec![erasure(0, "user7")]);
     assert!(!gathered_users(&database).iter().any(|user| user == "user7"));
+    // Nor where a block begins with a user.
+    let begin = |trees: &Trees| Ok(trees.gathered.iter().keys().nth(3).unwrap()?);
+    let begin = String::from_utf8(database.with(begin).unwrap()[4..].to_vec()).unwrap();
+    assert!(before.contains(&begin));
+    apply(&view, vec![erasure(0, &begin)]);
+    let named = |trees: &Trees| {
+        let mut keys = trees
+            .gathered
+            .iter()
+            .keys()
+            .map(|key| key.unwrap()[4..].to_vec());
+        Ok(keys.any(|key| key == begin.as_bytes()))
+    };
+    assert!(!database.with(named).unwrap() && view.get(0, &begin).unwrap().is_none());
+    let users: Vec<_> = before
+        .iter()
+        .collect::<std::collections::BTreeSet<_>>()
+        .into_iter()
+        .collect();
+    for user in users {
+        let there = view.get(0, user).unwrap().is_some();
+        assert_eq!(there, user != "user7" && *user != begin, "{user}");
+    }
     assert_eq!(view.get(0, "user7").unwrap(), None);
     assert!(view.versions(0, "user7").unwrap().is_empty());
     // A user who comes back begins anew.
@@ -260,7 +288,7 @@ fn behind_gathered_states_nothing_is_packed() {
     while written(&database).0 > 0 {
         let found = view
             .database
-            .with(|trees| alone(trees, 0, Bound::Unbounded, (0, 7)))
+            .with(|trees| alone(trees, 0, Bound::Unbounded, (0, 7, 4 << 10)))
             .unwrap();
         assert!(!found.users.is_empty());
         view.gather_some(0, Bound::Unbounded, 7).unwrap();
@@ -314,4 +342,114 @@ fn a_torn_block_is_an_error_that_keeps_the_user_to_itself() {
     let error = view.get(0, &user).unwrap_err();
     assert!(matches!(error, Error::Torn(_)));
     assert!(!error.to_string().contains("user"), "{error}");
+}
+
+#[test]
+fn a_reader_finds_every_version_while_they_are_gathered() {
+    for _ in 0..10 {
+        let (database, _folder) = temporary();
+        let view = View::new(Arc::clone(&database), 2);
+        for version in 1..=3 {
+            let changes = (0..100).map(|n| change(0, &format!("user{n}"), version, "x".repeat(50)));
+            let batch = ViewBatch {
+                changes: changes.collect(),
+                ..ViewBatch::default()
+            };
+            view.apply(&batch).unwrap();
+        }
+        let over = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                while !over.load(Ordering::Relaxed) {
+                    for user in 0..100 {
+                        let versions = view.versions(0, &format!("user{user}")).unwrap();
+                        assert_eq!(versions.len(), 3);
+                    }
+                }
+            });
+            let mut from = Some(Bound::Unbounded);
+            while let Some(some) = from {
+                from = view.gather_some(0, some, 3).unwrap().0;
+            }
+            over.store(true, Ordering::Relaxed);
+        });
+        assert_eq!(written(&database).0, 0);
+    }
+}
+
+#[test]
+fn a_service_that_is_begun_anew_often_gathers_too() {
+    let (database, folder) = temporary();
+    let mut view = View::new(database, 0);
+    for user in 0..200 {
+        write(&view, std::iter::once(user), 1);
+        if user % 5 == 0 {
+            drop(view);
+            let database = Database::open(&folder.path().join("db"), 1 << 20).unwrap();
+            view = View::new(Arc::new(database), 0);
+        }
+    }
+    let (alone, blocks) = written(&view.database);
+    assert!(
+        alone < 120 && blocks > 0,
+        "{alone} by themselves, {blocks} blocks"
+    );
+    assert_eq!(view.states(0).count(), 200);
+}
+
+#[test]
+fn what_a_restore_wrote_state_by_state_is_gathered_then() {
+    let (database, _folder) = temporary();
+    let view = View::new(Arc::clone(&database), 0);
+    write(&view, std::iter::once(0), 1);
+    let many = (1..100).map(|n| change(0, &format!("user{n}"), 1, "state".repeat(20)));
+    view.restored(0, &many.collect(), AT).unwrap();
+    assert_eq!(written(&database), (100, 0));
+    for version in 2..60 {
+        write(&view, std::iter::once(0), version);
+    }
+    let (alone, blocks) = written(&database);
+    assert!(
+        alone < 20 && blocks > 0,
+        "{alone} by themselves, {blocks} blocks"
+    );
+}
+
+#[test]
+fn small_transactions_leave_no_more_by_itself_than_large_ones() {
+    let (database, _folder) = temporary();
+    let view = View::new(Arc::clone(&database), 0);
+    let mut worst = 0;
+    for version in 1..=4 {
+        for user in 0..500 {
+            // In no order.
+            write(&view, std::iter::once(user * 263 % 500), version);
+            if version > 1 && user % 50 == 0 {
+                worst = worst.max(written(&database).0);
+            }
+        }
+    }
+    assert!(worst < 250, "{worst} of 500 were by themselves");
+}
+
+#[test]
+fn no_block_grows_with_a_long_history() {
+    let (database, _folder) = temporary();
+    let view = View::new(Arc::clone(&database), 1000);
+    for version in 1..=200 {
+        let large = change(0, "user1x", version, "x".repeat(1000));
+        write(&view, 0..4, version);
+        apply(&view, vec![large]);
+    }
+    let largest = |trees: &Trees| {
+        let blocks = trees.gathered.iter().map(Result::unwrap);
+        Ok(blocks
+            .map(|(key, sealed)| Block::open(&key, &sealed).unwrap().states.len())
+            .max())
+    };
+    let largest = database.with(largest).unwrap().unwrap();
+    assert!(largest < 2 * LARGE, "{largest} bytes");
+    for user in ["user1", "user1x"] {
+        assert_eq!(view.versions(0, user).unwrap().len(), 200);
+    }
 }
