@@ -79,16 +79,18 @@ impl Alone {
         self.versions.iter().map(|(_, state)| state.len()).sum()
     }
 
-    /// What is to be gathered.
-    fn states(&self) -> impl Iterator<Item = (&str, &[u8])> {
-        let states = self.versions.iter().filter(|_| !self.stay);
-        states.map(|(_, state)| (&*self.user, &state[..]))
+    /// Whose they are, their versions, and they.
+    fn states(&self) -> impl Iterator<Item = (&str, u64, &[u8])> {
+        let states = self.versions.iter();
+        states.map(|(version, state)| (&*self.user, *version, &state[..]))
     }
 
-    /// Whether a version that was gathered stays: it is none of these, and not too old.
+    /// Whether a version that was gathered stays: it is older than the current one and none of these, and not too old.
     fn keeps(&self, version: u64) -> bool {
-        let first = self.versions.first().map(|(version, _)| *version);
-        version >= self.least && first.is_none_or(|first| version < first)
+        let of = |at: &u64| self.versions.iter().any(|(version, _)| version == at);
+        let current = self.versions.last().map(|(version, _)| *version);
+        let replaced = || current.is_some_and(|current| version >= current) || of(&version);
+        version >= self.least && (self.stay || !replaced())
     }
 }
 
@@ -285,7 +287,6 @@ fn merged(
     mut each: impl FnMut(Vec<u8>, Vec<u8>),
 ) -> Result<usize, Error> {
     let block = block.states()?;
-    let mut states: Vec<(&str, &[u8])> = Vec::with_capacity(block.len() + users.len());
     for alone in &mut *users {
         let before = block.partition_point(|(state, _)| *state.user < *alone.user);
         let of = block[before..].iter();
@@ -294,22 +295,21 @@ fn merged(
         let kept: usize = kept.map(|(_, bytes)| bytes.len()).sum();
         alone.stay |= kept + alone.bytes() > LARGE;
     }
-    let none = users.iter().all(|alone| alone.stay);
-    let mut users = users.iter().peekable();
+    let mut states: Vec<(&str, u64, &[u8])> = Vec::with_capacity(block.len() + users.len());
     for (state, bytes) in &block {
-        while let Some(alone) = users.next_if(|alone| *alone.user < *state.user) {
-            states.extend(alone.states());
-        }
-        let same = users.peek().filter(|alone| alone.user == state.user);
-        if same.is_none_or(|alone| alone.keeps(state.version)) {
-            states.push((state.user, bytes));
+        let alone = users.binary_search_by(|alone| (*alone.user).cmp(state.user));
+        if alone.is_err() || alone.is_ok_and(|at| users[at].keeps(state.version)) {
+            states.push((state.user, state.version, bytes));
         }
     }
-    states.extend(users.flat_map(Alone::states));
-    if none && states.len() == block.len() {
+    let gone = states.len() < block.len();
+    let gathered = users.iter().filter(|alone| !alone.stay);
+    states.extend(gathered.flat_map(Alone::states));
+    if !gone && states.len() == block.len() {
         return Ok(0);
     }
-    let bytes: usize = states.iter().map(|(_, state)| state.len()).sum();
+    states.sort_by_key(|(user, version, _)| (*user, *version));
+    let bytes: usize = states.iter().map(|(_, _, state)| state.len()).sum();
     let full = match bytes {
         ..=MOST => MOST,
         // As many as it takes, of one size.
@@ -318,7 +318,7 @@ fn merged(
     let count = states.len();
     let room = || Vec::with_capacity(bytes.min(MOST));
     let (mut key, mut now, mut last) = (key.to_vec(), room(), None);
-    for (user, state) in states {
+    for (user, _, state) in states {
         // All of a user is in one.
         if last != Some(user) && now.len() >= full {
             let key = mem::replace(&mut key, self::key(partition, user));

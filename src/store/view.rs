@@ -123,7 +123,7 @@ impl View {
             if let Some(version) = version {
                 kept.retain(|old, _| *old < version);
             }
-            kept.extend(alone);
+            kept.extend(alone.into_iter().filter(|(old, _)| *old >= least));
             let mut versions: Vec<_> = kept.into_values().collect();
             if let Some((Some(_), state)) = current {
                 versions.push(state);
@@ -253,8 +253,7 @@ impl View {
             });
             let (now, later) = rest.split_at(fits.count());
             if later.is_empty() {
-                self.apply_at_once(now, &batch.positions, &batch.checkpoints)?;
-                return self.count(&batch.changes);
+                return self.apply_at_once(now, &batch.positions, &batch.checkpoints);
             }
             self.apply_at_once(now, &[], &[])?;
             rest = later;
@@ -267,6 +266,7 @@ impl View {
         positions: &[(i32, Applied)],
         checkpoints: &[(i32, i64, Vec<u8>)],
     ) -> Result<(), Error> {
+        let noted = self.count(changes)?;
         let mut sled_batch = sled::Batch::default();
         let mut put = |key: &[u8], payload: &[u8]| sled_batch.insert(key, seal(1, key, &[payload]));
         for (partition, applied) in positions {
@@ -278,6 +278,9 @@ impl View {
             let mut bytes = next.to_be_bytes().to_vec();
             bytes.extend_from_slice(checkpoint);
             put(&key(b'c', *partition), &bytes);
+        }
+        for (partition, noted) in &noted {
+            put(&gather::noted_key(*partition), noted);
         }
         // Old versions that these very changes bring: they are not in the tree yet, and may be too old or erased already.
         let mut fresh: BTreeSet<Vec<u8>> = BTreeSet::new();

@@ -14,7 +14,7 @@ use super::super::database::{Trees, cost};
 use super::super::gathered::{self, Alone};
 use super::super::packed::Sealer;
 use super::{
-    Change, Error, NOTED, View, checked, history_key, history_prefix, history_version, key, seal,
+    Change, Error, NOTED, View, checked, history_key, history_prefix, history_version, key,
     unseal_current,
 };
 use crate::failpoint;
@@ -32,6 +32,9 @@ const PACE: u64 = 4;
 const STRETCH: u64 = if cfg!(debug_assertions) { 8 } else { 256 };
 /// Users that are gathered at once at the most.
 const USERS: u64 = 1024;
+
+/// Values that are removed before it is looked whether what was written has to be waited for.
+const REMOVED: usize = 128;
 
 /// Where reading states goes on.
 type From = Bound<Vec<u8>>;
@@ -54,30 +57,33 @@ struct Sweep {
     pace: u64,
 }
 
-/// What is noted of a sweep: changes, due, and whether one is under way. Where that is stays in memory, as it names a user: behind a restart it
-/// begins anew, and goes fast through what it has gathered.
-type Noted = [u8; 17];
+/// What is noted of a sweep: its numbers in their order, and whether it is under way. Where that is stays in memory, as it names a user: behind
+/// a restart it begins anew, and goes fast through what it has gathered.
+pub(super) type Noted = [u8; 33];
 
 impl Sweep {
     fn noted(&self) -> Noted {
-        let mut noted = [0; 17];
-        noted[..8].copy_from_slice(&self.changes.to_be_bytes());
-        noted[8..16].copy_from_slice(&self.due.to_be_bytes());
-        noted[16] = u8::from(self.from.is_some());
+        let mut noted = [0; 33];
+        let numbers = [self.changes, self.due, self.seen, self.pace];
+        for (place, number) in noted.chunks_mut(8).zip(numbers) {
+            place.copy_from_slice(&number.to_be_bytes());
+        }
+        noted[32] = u8::from(self.from.is_some());
         noted
     }
 
     fn of(noted: Noted) -> Self {
         let number = |at: usize| {
-            noted[at..at + 8]
+            noted[8 * at..][..8]
                 .iter()
                 .fold(0, |n, &b| n << 8 | u64::from(b))
         };
         Self {
             changes: number(0),
-            due: number(8),
-            from: (noted[16] == 1).then_some(Bound::Unbounded),
-            ..Self::default()
+            due: number(1),
+            seen: number(2),
+            pace: number(3),
+            from: (noted[32] == 1).then_some(Bound::Unbounded),
         }
     }
 
@@ -103,17 +109,20 @@ struct Found {
 }
 
 /// Where it is noted how far a partition's sweep is.
-fn noted_key(partition: i32) -> Vec<u8> {
+pub(super) fn noted_key(partition: i32) -> Vec<u8> {
     key(NOTED, partition)
 }
 
 impl View {
-    /// Counts changes that were written by themselves.
-    pub(super) fn count(&self, changes: &[Change]) -> Result<(), Error> {
-        for (partition, changes) in counts(changes) {
-            self.sweep(partition, |sweep, _| sweep.changes += changes)?;
-        }
-        Ok(())
+    /// Counts changes that are written by themselves. Says what is to be noted with them, by partition.
+    pub(super) fn count(&self, changes: &[Change]) -> Result<Vec<(i32, Noted)>, Error> {
+        let counted = counts(changes).into_iter().map(|(partition, changes)| {
+            self.sweep(partition, |sweep, _| {
+                sweep.changes = sweep.changes.saturating_add(changes);
+                (partition, sweep.noted())
+            })
+        });
+        counted.collect()
     }
 
     /// Goes on with gathering states of the partitions that these changes are of, as far as so many changes let it. For whoever applies
@@ -123,7 +132,7 @@ impl View {
     /// As [`View::apply`].
     pub fn gather(&self, changes: &[Change]) -> Result<(), Error> {
         for (partition, changes) in counts(changes) {
-            let noted = self.sweep(partition, |sweep, all| -> Result<Noted, Error> {
+            self.sweep(partition, |sweep, all| -> Result<(), Error> {
                 sweep.go_on(changes, (LEAST / all).max(LEAST_OF_ONE));
                 while sweep.pace >= STRETCH
                     && let Some(from) = sweep.from.take()
@@ -136,14 +145,8 @@ impl View {
                         (sweep.due, sweep.pace) = (sweep.seen / 4, 0);
                     }
                 }
-                Ok(sweep.noted())
-            })??;
-
-            let key = noted_key(partition);
-            self.database.write(cost(1, 0), |trees| {
-                trees.view.insert(&key[..], seal(1, &key, &[&noted]))?;
                 Ok(())
-            })?;
+            })??;
         }
         Ok(())
     }
@@ -197,12 +200,15 @@ impl View {
                 keys.extend(&alone.keys);
                 bytes += alone.bytes();
             }
-            self.database.write(cost(keys.len(), bytes), |trees| {
-                for key in keys {
-                    trees.view.remove(key)?;
-                }
-                Ok(())
-            })?;
+            for some in keys.chunks(REMOVED) {
+                let bytes = bytes * some.len() / keys.len();
+                self.database.write(cost(some.len(), bytes), |trees| {
+                    for key in some {
+                        trees.view.remove(key)?;
+                    }
+                    Ok(())
+                })?;
+            }
         }
         Ok((found.next, seen))
     }
@@ -249,7 +255,6 @@ fn alone(
         if !key.starts_with(&prefix) {
             break;
         }
-        found.looked_at += 1;
         let user = std::str::from_utf8(&key[prefix.len()..])
             .map_err(|_| Error::Torn("a state's key has no user".to_owned()))?;
         // An older limn's have no version: they stay until there is a newer one.
@@ -267,11 +272,16 @@ fn alone(
                 }
             }
             of.stay = of.stay || !of.push(key.clone(), version, &state);
-            costs += cost(of.keys.len(), of.bytes());
+            let costs_of = cost(of.keys.len(), of.bytes());
+            costs += costs_of;
+            // As if each were a small one: those that stay are read by each sweep.
+            found.looked_at += (costs_of >> 10) as u64;
             // Who has too many, what was gathered of them may be too old.
             found.users.push(of);
+        } else {
+            found.looked_at += 1;
         }
-        if found.looked_at >= users || costs >= most {
+        if found.users.len() as u64 >= users || costs >= most {
             found.next = Some(Bound::Excluded(key.to_vec()));
             break;
         }

@@ -7,7 +7,8 @@ use super::super::{gathered, packed};
 use super::{Error, PAGE, View, current_key, key, unseal_current};
 
 impl View {
-    /// Every current state of a partition as it was encoded. Behind an error nothing follows.
+    /// Every current state of a partition as it was encoded. Behind an error nothing follows. For whoever knows that nobody
+    /// writes meanwhile: what moves is found twice, or not at all.
     pub fn states(&self, partition: i32) -> impl Iterator<Item = Result<Vec<u8>, Error>> + '_ {
         let mut next = Some(Next::Alone(Bound::Included(key(b's', partition))));
         // A page at a time: nothing of sled leaves its room, so that the database can be closed between two pages.

@@ -383,7 +383,7 @@ fn a_service_that_is_begun_anew_often_gathers_too() {
     let mut view = View::new(database, 0);
     for user in 0..200 {
         write(&view, std::iter::once(user), 1);
-        if user % 5 == 0 {
+        if user % 2 == 0 {
             drop(view);
             let database = Database::open(&folder.path().join("db"), 1 << 20).unwrap();
             view = View::new(Arc::new(database), 0);
@@ -452,4 +452,27 @@ fn no_block_grows_with_a_long_history() {
     for user in ["user1", "user1x"] {
         assert_eq!(view.versions(0, user).unwrap().len(), 200);
     }
+}
+
+#[test]
+fn older_versions_that_are_read_again_push_none_out_that_was_gathered() {
+    let (database, _folder) = temporary();
+    let view = View::new(Arc::clone(&database), 10);
+    let ann = |version: u64| {
+        let batch = ViewBatch {
+            changes: vec![change(0, "ann", version, format!("v{version}"))],
+            ..ViewBatch::default()
+        };
+        view.apply(&batch).unwrap();
+    };
+    let gather = || view.gather_some(0, Bound::Unbounded, 7).unwrap();
+    (1..=5).for_each(ann);
+    gather();
+    // A topic that is compacted has not all of them any more.
+    [2, 6].into_iter().for_each(ann);
+    gather();
+    assert_eq!(written(&database), (0, 1));
+    let kept = view.versions(0, "ann").unwrap();
+    let expected: Vec<_> = (1..=6).map(|v| format!("v{v}").into_bytes()).collect();
+    assert_eq!(kept, expected);
 }
