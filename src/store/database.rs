@@ -15,6 +15,9 @@ use super::{Error, io_at, journal, packed};
 /// How long a database that is broken may take to close. One that hangs is left behind: nobody asks it any more.
 const CLOSING: Duration = Duration::from_secs(5);
 
+/// Blocks that are removed at once.
+const REMOVED: usize = 16;
+
 const POLL: Duration = Duration::from_millis(20);
 
 /// About how many bytes of log it takes to write so many values of so many bytes: sled writes a page anew behind each tenth
@@ -148,6 +151,35 @@ impl Database {
             self.written.fetch_sub(cost, Ordering::Relaxed);
             drop(state);
             self.settle()?;
+        }
+    }
+
+    /// Removes what begins with this in a tree of blocks, from the end. Of a crash on the way some stays: it is done again then.
+    pub(super) fn remove(
+        &self,
+        tree: impl Fn(&Trees) -> &sled::Tree,
+        prefix: &[u8],
+    ) -> Result<(), Error> {
+        loop {
+            let (keys, bytes) = self.with(|trees| {
+                let (mut keys, mut bytes) = (Vec::new(), 0);
+                for entry in tree(trees).scan_prefix(prefix).rev().take(REMOVED) {
+                    let (key, sealed) = entry?;
+                    keys.push(key.to_vec());
+                    bytes += sealed.len();
+                }
+                Ok((keys, bytes))
+            })?;
+            if keys.is_empty() {
+                return Ok(());
+            }
+            // What goes is written once more with what stays beside it.
+            self.write(cost(keys.len(), bytes), |trees| {
+                for key in &keys {
+                    tree(trees).remove(key)?;
+                }
+                Ok(())
+            })?;
         }
     }
 

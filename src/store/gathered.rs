@@ -13,7 +13,7 @@ use std::ops::Bound;
 
 use super::Error;
 use super::database::{Database, Trees, cost};
-use super::packed::{Block, Packed, Sealer, append, split};
+use super::packed::{Block, Packed, Page, Sealer, append, split};
 
 /// Bytes of a block's states where one is split. A state is looked up by reading its block, and mostly the page with the fifteen beside it:
 /// few, as users are asked for in no order. In a debug build very few, so that the tests and the fault suite see many blocks.
@@ -34,7 +34,7 @@ const AT_ONCE: usize = if cfg!(debug_assertions) {
     1 << 20
 };
 
-/// Blocks that are looked through, or removed, at once.
+/// Blocks that are looked through at once.
 const PAGE: usize = 64;
 
 /// A user's states that are written by themselves.
@@ -202,25 +202,7 @@ pub(super) fn erase(database: &Database, partition: i32, user: &str) -> Result<(
 /// Removes what was gathered of a partition, or of all.
 pub(super) fn clear(database: &Database, partition: Option<i32>) -> Result<(), Error> {
     let prefix = partition.map_or_else(Vec::new, |p| p.to_be_bytes().to_vec());
-    loop {
-        let (keys, bytes) = database.with(|trees| {
-            let (mut keys, mut bytes) = (Vec::new(), 0);
-            for entry in trees.gathered.scan_prefix(&prefix).take(PAGE) {
-                let (key, sealed) = entry?;
-                bytes += sealed.len();
-                keys.push(key);
-            }
-            Ok((keys, bytes))
-        })?;
-        if keys.is_empty() {
-            return Ok(());
-        }
-        database.write(cost(keys.len(), bytes), |trees| {
-            let mut batch = sled::Batch::default();
-            keys.into_iter().for_each(|key| batch.remove(key));
-            Ok(trees.gathered.apply_batch(batch)?)
-        })?;
-    }
+    database.remove(|trees| &trees.gathered, &prefix)
 }
 
 /// Gathers states of users in their order. They are to stay by themselves until this is done, and go then: whoever looks finds them
@@ -336,9 +318,6 @@ pub(super) fn beginning(partition: i32) -> Bound<Vec<u8>> {
     Bound::Included(key(partition, ""))
 }
 
-/// Current states, and where it goes on behind them, if it does.
-type Page = (Vec<Vec<u8>>, Option<Bound<Vec<u8>>>);
-
 /// The current states of users of a partition that were gathered and are not written by themselves (`alone`), of some blocks from
 /// `from` on; and where it goes on, if it does.
 pub(super) fn page(
@@ -364,5 +343,8 @@ pub(super) fn page(
         seen += 1;
         last = Some(Bound::Excluded(key.to_vec()));
     }
-    Ok((found, last.filter(|_| seen == PAGE)))
+    Ok(Page {
+        states: found,
+        next: last.filter(|_| seen == PAGE),
+    })
 }

@@ -108,30 +108,9 @@ pub(super) fn counts(tree: &sled::Tree) -> Result<BTreeMap<i32, Runs>, Error> {
     Ok(counts)
 }
 
-/// Removes what begins with this, from the end: so no index stays without its blocks. Of a crash on the way some stays: it is done
-/// again then.
+/// Removes what begins with this, from the end: so no index stays without its blocks.
 fn remove(database: &Database, prefix: &[u8]) -> Result<(), Error> {
-    loop {
-        let (keys, bytes) = database.with(|trees| {
-            let (mut keys, mut bytes) = (Vec::new(), 0);
-            for entry in trees.packed.scan_prefix(prefix).rev().take(PAGE) {
-                let (key, sealed) = entry?;
-                keys.push(key.to_vec());
-                bytes += sealed.len();
-            }
-            Ok((keys, bytes))
-        })?;
-        if keys.is_empty() {
-            return Ok(());
-        }
-        // What goes is written once more with what stays beside it.
-        database.write(cost(keys.len(), bytes), |trees| {
-            for key in &keys {
-                trees.packed.remove(key)?;
-            }
-            Ok(())
-        })?;
-    }
+    database.remove(|trees| &trees.packed, prefix)
 }
 
 /// Removes the packed states of a partition, or of all.
@@ -310,7 +289,7 @@ fn put(database: &Database, key: &[u8], sealed: Vec<u8>) -> Result<(), Error> {
     })
 }
 
-/// Blocks that are looked through, or removed, at once.
+/// Blocks that are looked through at once.
 const PAGE: usize = 16;
 
 /// States of some blocks, and where it goes on behind them, if it does.

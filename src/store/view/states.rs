@@ -46,9 +46,12 @@ fn states_from(
     let from = match from {
         Next::Alone(from) => from,
         Next::Gathered(from) => {
-            let (states, next) = gathered::page(trees, partition, from, alone)?;
+            let page = gathered::page(trees, partition, from, alone)?;
             let packed = || Next::Packed(packed::beginning(partition));
-            return Ok((states, Some(next.map_or_else(packed, Next::Gathered))));
+            return Ok((
+                page.states,
+                Some(page.next.map_or_else(packed, Next::Gathered)),
+            ));
         }
         Next::Packed(from) => {
             let newer = |user: &str| Ok(alone(user)? || gathered::has(trees, partition, user)?);
