@@ -4,8 +4,9 @@ mod deliveries;
 mod raw;
 #[cfg(test)]
 mod tests;
+mod verdict;
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -21,6 +22,7 @@ use rdkafka::types::RDKafkaRespErr;
 use crate::{event, failpoint};
 use deliveries::{Deliveries, Undelivered};
 pub use raw::{Records, Written};
+use verdict::{is_denied, lost_ownership, reason};
 
 /// What the transactional producer needs to know.
 #[derive(Debug, Clone)]
@@ -146,6 +148,11 @@ enum Failure {
         topic: String,
         reason: String,
     },
+    /// Something is not allowed, and Kafka does not say on which topic. The transaction was aborted.
+    Denied {
+        doing: &'static str,
+        reason: String,
+    },
 }
 
 impl From<Error> for Failure {
@@ -167,6 +174,7 @@ pub struct Committer {
     skipped: AtomicBool,
     input_topic: String,
     timeout: Duration,
+    transactional_id: String,
 }
 
 /// The transactional producer's own configuration.
@@ -207,9 +215,10 @@ impl Committer {
     /// [`Error::InDoubt`] where the properties are wrong or the brokers do not answer within `wait`.
     pub fn connect(config: &Config, wait: Duration) -> Result<Self, Error> {
         let doing = "connecting the transactional producer";
+        let id = &config.transactional_id;
         let failed = |error: KafkaError| Error::InDoubt {
             doing,
-            reason: error.to_string(),
+            reason: reason(&error, id),
         };
         let producer: ThreadedProducer<Deliveries> = client(config)
             .create_with_context(Deliveries::default())
@@ -221,6 +230,7 @@ impl Committer {
             skipped: AtomicBool::new(false),
             input_topic: config.input_topic.clone(),
             timeout: config.transaction_timeout,
+            transactional_id: id.clone(),
         })
     }
 
@@ -242,6 +252,15 @@ impl Committer {
                 Err(Failure::Known(Error::Aborted { .. }))
                     if self.skipped.swap(false, Ordering::Relaxed) => {}
                 Err(Failure::Known(error)) => return Err(error),
+                Err(Failure::Denied { doing, reason }) => {
+                    let topics: BTreeSet<&str> = batch.records.iter().map(|r| &*r.topic).collect();
+                    let topics = Vec::from_iter(topics).join(", ");
+                    let input = &self.input_topic;
+                    let reason = format!(
+                        "{reason}. Allow Write on {topics}, and Read on {input} and the group (docs/operations.md, Permissions)"
+                    );
+                    return Err(Error::Aborted { doing, reason });
+                }
                 Err(Failure::Refused { topic, reason }) => {
                     self.skipped.store(true, Ordering::Relaxed);
                     // Brokers refuse batches and name no record. One by one, either all pass or the one is known.
@@ -402,9 +421,10 @@ impl Committer {
     /// Decides what a failed call means. Only an error that Kafka calls abortable, followed by an abort that worked,
     /// is a known outcome; everything else is doubt, and doubt is never resolved by guessing.
     fn give_up(&self, doing: &'static str, error: &KafkaError) -> Failure {
+        let said = reason(error, &self.transactional_id);
         let said = |failed: Option<&Undelivered>| match failed {
-            Some(f) => format!("{error} (first undelivered record: {})", f.reason),
-            None => error.to_string(),
+            Some(f) => format!("{said} (first undelivered record: {})", f.reason),
+            None => said.clone(),
         };
         let abortable = match error {
             KafkaError::Transaction(e) => e.txn_requires_abort() && !e.is_fatal(),
@@ -429,6 +449,7 @@ impl Committer {
         let reason = said(failed.as_ref());
         match failed.filter(|f| f.too_large) {
             Some(Undelivered { topic, .. }) => Failure::Refused { topic, reason },
+            None if is_denied(error) => Failure::Denied { doing, reason },
             None => Error::Aborted { doing, reason }.into(),
         }
     }
@@ -450,26 +471,4 @@ impl Committer {
 /// Records were still outstanding when the time was over.
 fn unsent() -> KafkaError {
     KafkaError::Flush(RDKafkaErrorCode::OperationTimedOut)
-}
-
-/// Whether Kafka says that another producer or group member has taken over.
-fn lost_ownership(error: &KafkaError) -> bool {
-    let code = match error {
-        KafkaError::Transaction(e) => e.code(),
-        other => match other.rdkafka_error_code() {
-            Some(code) => code,
-            None => return false,
-        },
-    };
-    matches!(
-        code,
-        RDKafkaErrorCode::Fenced
-            | RDKafkaErrorCode::ProducerFenced
-            | RDKafkaErrorCode::InvalidProducerEpoch
-            | RDKafkaErrorCode::IllegalGeneration
-            | RDKafkaErrorCode::UnknownMemberId
-            | RDKafkaErrorCode::FencedInstanceId
-            | RDKafkaErrorCode::StaleMemberEpoch
-            | RDKafkaErrorCode::FencedMemberEpoch
-    )
 }

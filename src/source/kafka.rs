@@ -95,6 +95,7 @@ impl<D: Send + 'static> Kafka<D> {
         let reader = Reader {
             consumer: Arc::clone(&consumer),
             topic: config.topic.clone(),
+            group: config.group.clone(),
             most: config.batch.max(1),
             decode,
             copies: Copies::default(),
@@ -155,6 +156,7 @@ impl<D: Send + 'static> Drop for Kafka<D> {
 struct Reader<D: Send + 'static, F> {
     consumer: Arc<BaseConsumer<Context<D>>>,
     topic: String,
+    group: String,
     most: usize,
     decode: F,
     copies: Copies,
@@ -410,7 +412,7 @@ impl<D: Send + 'static, F: FnMut(i32, i64, Option<i64>, Record) -> D> Reader<D, 
             }
             other => {
                 context.tell(Message::Failed(Error::Kafka {
-                    doing: format!("reading {}", self.topic),
+                    doing: format!("reading {} as group {}", self.topic, self.group),
                     reason: other.to_string(),
                 }));
                 false

@@ -49,6 +49,13 @@ fn grant(case: &Case<'_>, arguments: &[String]) {
     case.broker.acls(&arguments);
 }
 
+fn revoke(case: &Case<'_>, arguments: &[String]) {
+    let all = arguments.iter().map(String::as_str);
+    let revoke = all.map(|word| if word == "--add" { "--remove" } else { word });
+    let arguments: Vec<&str> = revoke.chain(["--force"]).collect();
+    case.broker.acls(&arguments);
+}
+
 #[test]
 fn what_is_not_allowed_is_told_and_waited_for_and_what_is_documented_is_enough() {
     let broker = Broker::guarded();
@@ -84,4 +91,40 @@ fn what_is_not_allowed_is_told_and_waited_for_and_what_is_documented_is_enough()
     let output = case.limn("check", "a").output().unwrap();
     let said = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{said}");
+}
+
+#[test]
+fn each_permission_that_is_missing_is_told_with_what_it_is_missing_on_and_nothing_is_lost() {
+    let broker = Broker::guarded();
+    let mut case = case(&broker, "denied");
+    let commands = documented(&case);
+    for command in &commands {
+        grant(&case, command);
+    }
+    assert!(case.topics().status.success());
+    // Of each of the first commands, what a service must be told that it is missing on.
+    let missing = [
+        case.input.clone(),
+        case.topic("changes"),
+        case.topic("profiles"),
+        format!("as group {}", case.input),
+        format!("id {}-", case.input),
+    ];
+    for (round, (command, on)) in (0..).zip(commands.iter().zip(&missing)) {
+        case.produce(6, 12, 12 * round);
+        revoke(&case, command);
+        let instance = case.start("a");
+        let address = case.address("a");
+        // It waits for the permission, and says so.
+        let said = eventually("the reason", || {
+            let (status, text) = get(&address, "/readyz")?;
+            (status == 503 && text.contains("uthoriz")).then_some(text)
+        });
+        assert!(said.contains(on.as_str()), "{command:?}: {said}");
+        grant(&case, command);
+        until_ready(&address);
+        stop(instance);
+        case.run_to_the_end("a");
+        case.all_folded();
+    }
 }

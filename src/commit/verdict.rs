@@ -1,0 +1,47 @@
+//! What an error of Kafka's means for a transaction.
+
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+
+/// What Kafka said, and the transactional id where it is that id that is not allowed.
+pub(super) fn reason(error: &KafkaError, transactional_id: &str) -> String {
+    match code(error) {
+        Some(RDKafkaErrorCode::TransactionalIdAuthorizationFailed) => format!(
+            "{error}. Allow Write on the transactional id {transactional_id} (docs/operations.md, Permissions)"
+        ),
+        _ => error.to_string(),
+    }
+}
+
+fn code(error: &KafkaError) -> Option<RDKafkaErrorCode> {
+    match error {
+        KafkaError::Transaction(e) => Some(e.code()),
+        other => other.rdkafka_error_code(),
+    }
+}
+
+/// Whether it is a topic or the group that is not allowed.
+pub(super) fn is_denied(error: &KafkaError) -> bool {
+    matches!(
+        code(error),
+        Some(
+            RDKafkaErrorCode::TopicAuthorizationFailed | RDKafkaErrorCode::GroupAuthorizationFailed
+        )
+    )
+}
+
+/// Whether Kafka says that another producer or group member has taken over.
+pub(super) fn lost_ownership(error: &KafkaError) -> bool {
+    matches!(
+        code(error),
+        Some(
+            RDKafkaErrorCode::Fenced
+                | RDKafkaErrorCode::ProducerFenced
+                | RDKafkaErrorCode::InvalidProducerEpoch
+                | RDKafkaErrorCode::IllegalGeneration
+                | RDKafkaErrorCode::UnknownMemberId
+                | RDKafkaErrorCode::FencedInstanceId
+                | RDKafkaErrorCode::StaleMemberEpoch
+                | RDKafkaErrorCode::FencedMemberEpoch
+        )
+    )
+}
