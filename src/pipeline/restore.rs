@@ -34,7 +34,7 @@ pub(super) struct Restored {
 
 /// A view that was not written for so long is built anew: tombstones may have been compacted away that it never saw.
 /// Half of Kafka's default `delete.retention.ms`.
-const STALE_MS: i64 = 12 * 3600 * 1000;
+const STALE_MS: u64 = 12 * 3600 * 1000;
 /// Records between two words of how many are left.
 const TELL_EVERY: u64 = 1000;
 
@@ -53,7 +53,8 @@ pub(super) fn restore(
     let mut positions: HashMap<i32, i64> = HashMap::default();
     for &Assigned { partition, .. } in assigned {
         let position = match view.position(partition)? {
-            Some(at) if now_ms.saturating_sub(at.at_ms) < STALE_MS => at.offset,
+            // Written by a clock that was ahead, it may be as old.
+            Some(at) if now_ms.abs_diff(at.at_ms) < STALE_MS => at.offset,
             _ => {
                 view.clear(partition)?;
                 0
