@@ -47,6 +47,37 @@ fn a_service_that_waits_for_its_broker_stops_when_it_is_told_to() {
     assert!(began.elapsed() < Duration::from_secs(8));
 }
 
+#[test]
+fn a_second_instance_on_a_folder_is_refused_and_the_first_goes_on() {
+    let mut case = Case::new("folder");
+    assert!(case.topics().status.success());
+    case.produce(6, 12, 0);
+    let instance = case.start("a");
+    until_ready(&case.address("a"));
+    let (code, said) = case.ended("a");
+    assert_eq!(code, Some(1), "{said}");
+    let last = said.lines().last().unwrap_or_default();
+    let folder = case.folder("a");
+    for word in ["in use", &folder.to_string_lossy(), "store.folder"] {
+        assert!(last.contains(word), "{word} in: {last}");
+    }
+    stop(instance);
+    case.run_to_the_end("a");
+    case.all_folded();
+}
+
+#[test]
+fn an_input_topic_that_is_missing_is_named() {
+    let case = Case::new("misspelled");
+    assert!(case.topics().status.success());
+    case.broker.delete_topics(&[&case.input]);
+    let (code, said) = case.ended("a");
+    assert_eq!(code, Some(1), "{said}");
+    let last = said.lines().last().unwrap_or_default();
+    let named = format!("topic {} does not exist", case.input);
+    assert!(last.contains(&named), "{last}");
+}
+
 #[cfg(unix)]
 #[test]
 fn sigterm_while_the_model_is_loaded_ends_the_process_cleanly() {
