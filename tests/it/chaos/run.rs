@@ -1,8 +1,9 @@
 //! One run of a fault: instances under load, and the account of every record in the end.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
+use limn::codec;
 use limn::failpoint;
 use limn::source;
 use limn::verify::{self, Kind, Report};
@@ -22,6 +23,8 @@ pub struct Run<'a> {
     pub rng: fastrand::Rng,
     /// What the final account may find, because this fault destroys what it needs.
     pub allowed: Vec<Kind>,
+    /// From these offsets of the input on the topics tell what became of each event, whatever is `allowed` before them.
+    pub told_from: BTreeMap<i32, i64>,
     /// The input is not to be worked off in the end: limn must refuse to.
     pub stopped: bool,
     /// Records of the input that are there no more.
@@ -31,6 +34,8 @@ pub struct Run<'a> {
     /// Asks what the group has committed.
     client: BaseConsumer,
     load: Option<Load>,
+    /// By loads that have ended.
+    produced: u64,
     instances: BTreeMap<String, Instance>,
 }
 
@@ -43,10 +48,12 @@ impl<'a> Run<'a> {
             brokers,
             rng: fastrand::Rng::with_seed(seed),
             allowed: Vec::new(),
+            told_from: BTreeMap::new(),
             stopped: false,
             removed: 0,
             panics: false,
             load: None,
+            produced: 0,
             instances: BTreeMap::new(),
         }
     }
@@ -81,8 +88,8 @@ impl<'a> Run<'a> {
     }
 
     /// No events come any more.
-    pub fn unfeed(&mut self) -> u64 {
-        self.load.take().map_or(0, Load::stop)
+    pub fn unfeed(&mut self) {
+        self.produced += self.load.take().map_or(0, Load::stop);
     }
 
     pub fn start(&mut self, name: &str) {
@@ -244,7 +251,7 @@ impl<'a> Run<'a> {
 
     /// Ends all that runs, works off what is left, on the old folder or on none, and accounts for every record.
     pub fn finish(mut self) -> Report {
-        let produced = self.unfeed();
+        self.unfeed();
         let names: Vec<String> = self.instances.keys().cloned().collect();
         for name in &names {
             self.signal(name, "-CONT");
@@ -270,10 +277,42 @@ impl<'a> Run<'a> {
             .collect();
         assert!(found.is_empty(), "{report:#?}");
         assert!(
-            report.events + self.removed >= produced && report.folded > 0,
-            "{report:?}"
+            report.events + self.removed >= self.produced && report.folded > 0,
+            "{} produced: {report:?}",
+            self.produced
         );
+        self.all_are_told();
         report
+    }
+
+    /// Each event from `told_from` on is folded, or among the dead letters.
+    fn all_are_told(&self) {
+        if self.told_from.is_empty() {
+            return;
+        }
+        let mut told = BTreeSet::new();
+        for change in self.case.read("changes") {
+            let change = codec::decode_change(&change.value.unwrap()).unwrap();
+            for source in change.sources {
+                let offsets = source.offsets.iter().flat_map(|run| run.first..run.end);
+                told.extend(offsets.map(|offset| (source.partition, offset)));
+            }
+        }
+        for letter in self.case.read("dead") {
+            told.insert((
+                letter.partition,
+                letter.headers["limn-offset"].parse().unwrap(),
+            ));
+        }
+        let ends = self.broker().ends(&self.case.input);
+        for (partition, from) in &self.told_from {
+            let lost =
+                (*from..ends[partition]).find(|offset| !told.contains(&(*partition, *offset)));
+            assert_eq!(
+                lost, None,
+                "the first event of partition {partition} that is lost"
+            );
+        }
     }
 
     /// The topics are not needed any more.
