@@ -4,6 +4,7 @@
 //! the folder costs time and never a profile. sled is named in this room only.
 
 mod database;
+pub mod entry;
 mod gathered;
 mod journal;
 #[cfg(test)]

@@ -20,6 +20,7 @@ use std::ops::Bound;
 use std::sync::{MutexGuard, PoisonError};
 
 pub(super) use block::{BLOCK_BYTES, Block, Packed, Sealer, append, split, user};
+pub(super) use index::opened as opened_index;
 pub(super) use run::Run;
 
 use super::Error;

@@ -12,7 +12,7 @@ use super::sorted;
 pub(in crate::store) const BLOCK_BYTES: usize = 32 << 10;
 
 /// One version of a user's state.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::store) struct Packed<'a> {
     pub(in crate::store) user: &'a str,
     pub(in crate::store) version: u64,

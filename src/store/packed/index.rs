@@ -27,7 +27,7 @@ const KEYS: (u64, u64) = (0x6c69_6d6e_2069_6e64, 0x6578_206f_6620_7273);
 
 /// The higher bits of a user's hash, and one of the blocks in which such a user stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct Entry(u64);
+pub(in crate::store) struct Entry(u64);
 
 impl Entry {
     /// Of a block below [`MOST_BLOCKS`].
@@ -103,7 +103,8 @@ fn named(
     })
 }
 
-fn opened(key: &[u8], sealed: &[u8]) -> Result<Vec<Entry>, Error> {
+/// The entries of a block of an index, as it was read at a key.
+pub(in crate::store) fn opened(key: &[u8], sealed: &[u8]) -> Result<Vec<Entry>, Error> {
     let torn = || Error::Torn("the index of packed states does not match its checksum".to_owned());
     let payload = match sealed.first() {
         // Its place only: the run did not come to its end.

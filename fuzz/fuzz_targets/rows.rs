@@ -1,0 +1,60 @@
+//! A file that `limn load` reads: JSON lines, CSV and TSV. The first byte says which.
+#![no_main]
+
+use std::io::Cursor;
+
+use limn::codec::{Config, Decoder, Format, JsonMapping, TimeUnit};
+use limn::load::{self, Error, Limits, Rows};
+
+const MOST: usize = 4096;
+
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| {
+    let Some((first, bytes)) = bytes.split_first() else {
+        return;
+    };
+    let formats = [
+        load::Format::JsonLines,
+        load::Format::Csv,
+        load::Format::Tsv,
+    ];
+    let at = |pointer: &str| Some(pointer.to_owned());
+    let decoder = Decoder::new(Config {
+        format: Format::Json(Box::new(JsonMapping {
+            user: at("/user"),
+            id: None,
+            time: at("/time"),
+            time_unit: TimeUnit::Seconds,
+            action: None,
+            item_id: None,
+            item_title: at("/title"),
+            item_category: None,
+            item_description: None,
+            text: None,
+        })),
+        max_text_bytes: 256,
+        max_event_bytes: MOST,
+    });
+    let rows = Rows::new(
+        "fuzz",
+        Box::new(Cursor::new(bytes.to_vec())),
+        formats[usize::from(*first) % 3],
+        Limits {
+            max_row_bytes: MOST,
+        },
+        |record, timestamp_ms| decoder.decode(record, timestamp_ms),
+    );
+    // A row is a line at least, and each is named at most once.
+    let mut last = 0;
+    for row in rows.into_iter().flatten() {
+        let line = match row {
+            Ok(row) => {
+                assert!(!row.user.is_empty());
+                row.line
+            }
+            Err(Error::Row { line, .. }) => line,
+            Err(_) => break,
+        };
+        assert!(line > last);
+        last = line;
+    }
+});

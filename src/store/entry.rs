@@ -1,0 +1,72 @@
+//! Bytes from anywhere into what reads the state folder's values, for the fuzz target: nothing may panic. Their checksums are made right
+//! first, or no byte would get behind these.
+
+use super::packed::{self, Block, Sealer};
+use super::{seal, unseal};
+
+const KEY: &[u8] = b"key";
+
+/// A block of states, packed or gathered, in each of its formats, and a block of an index. What can be read is written, and read
+/// again as it was.
+///
+/// # Panics
+/// Where that is otherwise.
+pub fn block(bytes: &[u8]) {
+    for format in 0..8 {
+        let sealed = seal(format, KEY, &[bytes]);
+        assert_eq!(unseal(format, KEY, &sealed), Some(bytes));
+        drop(packed::opened_index(KEY, &sealed));
+        let Ok(block) = Block::open(KEY, &sealed) else {
+            continue;
+        };
+        let Ok(states) = block.states() else {
+            continue;
+        };
+        let mut written = Vec::new();
+        for (state, _) in &states {
+            packed::append(&mut written, state);
+        }
+        let sealed = Sealer::new().seal(KEY, &written);
+        let again = Block::open(KEY, &sealed).and_then(|block| {
+            let again = block.states()?;
+            assert!(
+                again
+                    .iter()
+                    .map(|(state, _)| state)
+                    .eq(states.iter().map(|(state, _)| state))
+            );
+            block.without(|at, _| at == 0).map(|rest| rest.is_some())
+        });
+        assert_eq!(again.ok(), Some(!states.is_empty()), "limn wrote it");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::packed::Packed;
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn whatever_stands_in_a_value_is_read_or_refused(
+            states in prop::collection::vec(("[a-c]{0,3}", any::<u64>(), prop::collection::vec(any::<u8>(), 0..9)), 0..9),
+            changed in prop::option::of((any::<prop::sample::Index>(), any::<u8>())),
+            compressed in any::<bool>(),
+        ) {
+            let mut bytes = Vec::new();
+            for (user, version, state) in &states {
+                packed::append(&mut bytes, &Packed { user, version: *version, state });
+            }
+            if compressed {
+                // Its head is what `block` puts there.
+                bytes = Sealer::new().seal(KEY, &bytes.repeat(9)).split_off(super::super::HEAD);
+            }
+            if let Some((at, byte)) = changed && !bytes.is_empty() {
+                let at = at.index(bytes.len());
+                bytes[at] = byte;
+            }
+            block(&bytes);
+        }
+    }
+}
