@@ -1,24 +1,26 @@
 //! Reading partitions of a topic of ours from a position to their end, before the first event is folded.
 
+mod reading;
+
 use std::collections::{BTreeMap, HashMap};
 use std::mem;
 use std::panic::resume_unwind;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use rdkafka::config::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
-use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::error::RDKafkaErrorCode;
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use rdkafka::types::RDKafkaRespErr;
 
 use super::Error;
-use super::batches::{Batches, Message, worse};
-use super::edges::{self, Asking, Place, SLICE, close};
-use super::kafka::passes;
+use super::batches::{Batches, Message};
+use super::edges::{self, Asking, Place, close};
 use super::record::Copies;
 use crate::event::Record;
+use reading::{Open, Reading, read_some};
 
 /// A partition to read.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -192,47 +194,8 @@ pub fn restore<E: From<Error>>(
 /// and some brokers are busy all the same.
 const AT_ONCE: usize = 8;
 
-/// How long one look for records waits, and how often what comes beside them is served while they flow …
-const SERVE: Duration = Duration::from_millis(100);
-/// … and how long it waits while it is asked where partitions end: so long an answer lies there at the most.
+/// How long one look for records waits while it is asked where partitions end: so long an answer lies there at the most.
 const ASKED: Duration = Duration::from_millis(2);
-
-/// A partition that may have something to read.
-struct Open<'a> {
-    topic: &'a str,
-    partition: i32,
-    next: i64,
-    /// Where it ends, as soon as that is known.
-    end: Option<i64>,
-    /// The last end that the reader was told of.
-    told: i64,
-    began_anew: bool,
-    /// Its end was not reached yet.
-    reading: bool,
-    /// What was told to be wrong with it since that was last looked at.
-    fault: Option<KafkaError>,
-}
-
-impl<'a> Open<'a> {
-    fn new(wanted: &'a Wanted) -> Self {
-        Self {
-            topic: &wanted.topic,
-            partition: wanted.partition,
-            next: wanted.from,
-            end: None,
-            told: -1,
-            began_anew: false,
-            reading: true,
-            fault: None,
-        }
-    }
-
-    /// Where it ends is known now, and may be behind it.
-    fn ends_at(&mut self, end: i64) {
-        self.end = Some(end);
-        self.reading = self.next < end && self.told < end;
-    }
-}
 
 /// Asks where all places begin and end, and reads some of them meanwhile.
 fn while_asked<E: From<Error>>(
@@ -273,154 +236,6 @@ impl Drop for Over<'_> {
     fn drop(&mut self) {
         self.0.store(true, Ordering::Relaxed);
     }
-}
-
-/// What is kept between one look for records and the next.
-struct Reading<'a> {
-    reader: &'a Batches,
-    copies: Copies,
-}
-
-impl<'a> Reading<'a> {
-    fn new(reader: &'a Batches) -> Self {
-        Self {
-            reader,
-            copies: Copies::default(),
-        }
-    }
-
-    /// Takes what is there, or comes within this time, of some partitions. Says whether there was a record.
-    fn some<E>(
-        &mut self,
-        wait: Duration,
-        some: &mut [Open<'_>],
-        each: &mut impl FnMut(Back<'_>) -> Result<(), E>,
-    ) -> Result<bool, E> {
-        let mut heard = false;
-        // What the last record was of: of most partitions many come one behind another.
-        let (mut last, mut at) = (None, 0);
-        let batch = self.reader.next(wait);
-        for message in batch.iter() {
-            let (partition, offset) = (message.partition(), message.offset());
-            let place = Some((message.topic_id(), partition));
-            if place != last {
-                let topic = message.topic();
-                let found = some
-                    .iter()
-                    .position(|o| (o.topic, o.partition) == (topic, partition));
-                match found {
-                    Some(found) => (last, at) = (place, found),
-                    // Of those before these.
-                    None => continue,
-                }
-            }
-            let open = &mut some[at];
-            match message.fault() {
-                None => {
-                    heard = true;
-                    each(Back {
-                        topic: open.topic,
-                        partition,
-                        offset,
-                        // What is committed behind the end meanwhile is read with the rest.
-                        end: open.end.map(|end| end.max(offset + 1)),
-                        began_anew: open.began_anew,
-                        message,
-                        copies: &mut self.copies,
-                    })?;
-                    open.next = offset + 1;
-                }
-                // The stable offset is at the end that was asked for by now, so this consumer gets there. An end before is of the
-                // time before, or that of a replica which lags behind. What is committed meanwhile is of no former owner.
-                Some(RDKafkaErrorCode::PartitionEOF) => {
-                    open.told = open.told.max(offset);
-                    open.reading &= open.end.is_none_or(|end| offset < end);
-                }
-                Some(code) => {
-                    let fault = KafkaError::MessageConsumption(code);
-                    open.fault = worse(open.fault.take(), Some(fault));
-                }
-            }
-        }
-        Ok(heard)
-    }
-}
-
-/// Reads some partitions, which the reader is assigned, to their ends.
-fn read_some<E: From<Error>>(
-    reader: &Batches,
-    some: &mut [Open<'_>],
-    wait: Duration,
-    cancelled: &AtomicBool,
-    each: &mut impl FnMut(Back<'_>) -> Result<(), E>,
-) -> Result<(), E> {
-    let doing = |some: &[Open<'_>]| match some.iter().find(|open| open.reading) {
-        Some(open) => format!("reading {}[{}] back", open.topic, open.partition),
-        None => "reading topics back".to_owned(),
-    };
-    let mut reading = Reading::new(reader);
-    // Since when nothing was heard. The clock is not looked at for each record.
-    let mut silent: Option<Instant> = None;
-    // How long it was then, when it was last looked for the reason.
-    let mut looked = Duration::ZERO;
-    let mut served = Instant::now();
-    loop {
-        stop_if(cancelled)?;
-        let heard = reading.some(SERVE, some, each)?;
-        let reads = some.iter_mut().filter(|open| open.reading);
-        let faults = reads.map(|open| open.fault.take());
-        let mut fault = faults.fold(None, worse);
-        if !heard || served.elapsed() > SERVE {
-            fault = worse(fault, reader.serve());
-            served = Instant::now();
-        }
-        if !some.iter().any(|open| open.reading) {
-            return Ok(());
-        }
-        if heard {
-            (silent, looked) = (None, Duration::ZERO);
-        }
-        let silent_for = if heard {
-            Duration::ZERO
-        } else {
-            silence(&mut silent)
-        };
-        match fault {
-            // One broker of several may be away; the others say where its partitions are led now.
-            Some(error) if !passes(&error) || silent_for > wait => {
-                return Err(Error::kafka(doing(some))(error).into());
-            }
-            None if silent_for > wait => {
-                return Err(Error::Kafka {
-                    doing: doing(some),
-                    reason: format!("no answer for {wait:?}"),
-                }
-                .into());
-            }
-            _ => {}
-        }
-        if silent_for > looked + SLICE {
-            let reading = some.iter().filter(|open| open.reading);
-            let places: Vec<Place<'_>> = reading.map(|open| (open.topic, open.partition)).collect();
-            edges::silent(reader.consumer(), &places)?;
-            looked = silence(&mut silent);
-        }
-    }
-}
-
-/// How long nothing was heard, from now on if not before.
-fn silence(since: &mut Option<Instant>) -> Duration {
-    since.get_or_insert_with(Instant::now).elapsed()
-}
-
-fn stop_if(cancelled: &AtomicBool) -> Result<(), Error> {
-    if cancelled.load(Ordering::Relaxed) {
-        return Err(Error::Kafka {
-            doing: "reading topics back".to_owned(),
-            reason: "given up: the partitions were revoked".to_owned(),
-        });
-    }
-    Ok(())
 }
 
 /// How many partitions each of these topics has.
