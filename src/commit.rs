@@ -148,7 +148,7 @@ enum Failure {
         topic: String,
         reason: String,
     },
-    /// Something is not allowed, and Kafka does not say on which topic. The transaction was aborted.
+    /// A topic is not allowed, and Kafka does not say which. The transaction was aborted.
     Denied {
         doing: &'static str,
         reason: String,
@@ -257,8 +257,9 @@ impl Committer {
                     let topics = Vec::from_iter(topics).join(", ");
                     let input = &self.input_topic;
                     let reason = format!(
-                        "{reason}. Allow Write on {topics}, and Read on {input} and the group (docs/operations.md, Permissions)"
+                        "{reason}. Allow Write on {topics}, and Read on {input} (docs/operations.md, Permissions)"
                     );
+                    self.skipped.store(false, Ordering::Relaxed);
                     return Err(Error::Aborted { doing, reason });
                 }
                 Err(Failure::Refused { topic, reason }) => {
@@ -463,7 +464,7 @@ impl Committer {
             .abort_transaction(self.timeout)
             .map_err(|error| Error::InDoubt {
                 doing: "aborting a transaction",
-                reason: error.to_string(),
+                reason: reason(&error, &self.transactional_id),
             })
     }
 }

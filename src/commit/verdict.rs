@@ -2,11 +2,14 @@
 
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 
-/// What Kafka said, and the transactional id where it is that id that is not allowed.
+/// What Kafka said, and what to allow where it is the transactional id or the group that is not allowed.
 pub(super) fn reason(error: &KafkaError, transactional_id: &str) -> String {
     match code(error) {
         Some(RDKafkaErrorCode::TransactionalIdAuthorizationFailed) => format!(
             "{error}. Allow Write on the transactional id {transactional_id} (docs/operations.md, Permissions)"
+        ),
+        Some(RDKafkaErrorCode::GroupAuthorizationFailed) => format!(
+            "{error}. Allow Read on the group of source.group (docs/operations.md, Permissions)"
         ),
         _ => error.to_string(),
     }
@@ -19,14 +22,9 @@ fn code(error: &KafkaError) -> Option<RDKafkaErrorCode> {
     }
 }
 
-/// Whether it is a topic or the group that is not allowed.
+/// Whether it is a topic that is not allowed.
 pub(super) fn is_denied(error: &KafkaError) -> bool {
-    matches!(
-        code(error),
-        Some(
-            RDKafkaErrorCode::TopicAuthorizationFailed | RDKafkaErrorCode::GroupAuthorizationFailed
-        )
-    )
+    code(error) == Some(RDKafkaErrorCode::TopicAuthorizationFailed)
 }
 
 /// Whether Kafka says that another producer or group member has taken over.
