@@ -61,6 +61,11 @@ fn a_second_instance_on_a_folder_is_refused_and_the_first_goes_on() {
     for word in ["in use", &folder.to_string_lossy(), "store.folder"] {
         assert!(last.contains(word), "{word} in: {last}");
     }
+    let before = case.changes_now();
+    case.produce(6, 12, 12);
+    eventually("the first instance to go on", || {
+        (case.changes_now() > before).then_some(())
+    });
     stop(instance);
     case.run_to_the_end("a");
     case.all_folded();
