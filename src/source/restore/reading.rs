@@ -12,7 +12,7 @@ use super::super::kafka::passes;
 use super::super::record::Copies;
 use super::{Back, Wanted};
 
-/// How long one look for records waits, and how often what comes beside them is served while they flow …
+/// How long one look for records waits, and how often what comes beside them is served while they flow.
 const SERVE: Duration = Duration::from_millis(100);
 
 /// A partition that may have something to read.
