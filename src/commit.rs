@@ -161,20 +161,31 @@ impl From<Error> for Failure {
     }
 }
 
+/// How long records on their way are waited for before an abort.
+const SETTLED: Duration = Duration::from_millis(200);
+
 /// Larger records are not even tried: the queue below must hold one, and the brokers take no request over 100 MiB.
 const LARGEST: &str = "60000000";
 
 /// The instance's one transactional producer.
+///
+/// A transaction that was aborted may leave records behind of which nobody knows whether the brokers have written them: sent, and not
+/// answered in time. librdkafka counts such records as never sent when it aborts (`rd_kafka_toppar_purge_queues` moves
+/// `epoch_base_msgid`), so the next ones get their sequence numbers, and a broker that has written the former ones takes the next
+/// ones for these, says that they are written, and drops them: what is committed then lacks them. Under another epoch of the producer
+/// no number comes again, so what follows such an abort is sent by a producer made anew.
 pub struct Committer {
     producer: ThreadedProducer<Deliveries>,
+    config: Config,
+    /// Records that the present attempt has handed to the producer.
+    sent: usize,
+    /// The producer is to be made anew before it sends anything.
+    spent: bool,
     /// Topics whose records are sent one by one, because they take less than what makes a batch.
     apart: Mutex<HashSet<String>>,
     /// The brokers have refused records. librdkafka numbers on as if they had been taken, which the brokers refuse in turn,
     /// once: the abort that follows begins a new count.
     skipped: AtomicBool,
-    input_topic: String,
-    timeout: Duration,
-    transactional_id: String,
 }
 
 /// The transactional producer's own configuration.
@@ -208,29 +219,32 @@ fn flush<C: ProducerContext + 'static>(producer: &ThreadedProducer<C>, wait: Dur
     flushed == RDKafkaRespErr::RD_KAFKA_RESP_ERR_NO_ERROR
 }
 
+/// A producer that has ended whatever a former one of this name left open.
+fn producer(config: &Config, wait: Duration) -> Result<ThreadedProducer<Deliveries>, Error> {
+    let failed = |error: KafkaError| Error::InDoubt {
+        doing: "connecting the transactional producer",
+        reason: reason(&error, &config.transactional_id),
+    };
+    let producer: ThreadedProducer<Deliveries> = client(config)
+        .create_with_context(Deliveries::default())
+        .map_err(failed)?;
+    producer.init_transactions(wait).map_err(failed)?;
+    Ok(producer)
+}
+
 impl Committer {
     /// Connects, and ends whatever a former producer of this name left open.
     ///
     /// # Errors
     /// [`Error::InDoubt`] where the properties are wrong or the brokers do not answer within `wait`.
     pub fn connect(config: &Config, wait: Duration) -> Result<Self, Error> {
-        let doing = "connecting the transactional producer";
-        let id = &config.transactional_id;
-        let failed = |error: KafkaError| Error::InDoubt {
-            doing,
-            reason: reason(&error, id),
-        };
-        let producer: ThreadedProducer<Deliveries> = client(config)
-            .create_with_context(Deliveries::default())
-            .map_err(failed)?;
-        producer.init_transactions(wait).map_err(failed)?;
         Ok(Self {
-            producer,
+            producer: producer(config, wait)?,
+            config: config.clone(),
+            sent: 0,
+            spent: false,
             apart: Mutex::default(),
             skipped: AtomicBool::new(false),
-            input_topic: config.input_topic.clone(),
-            timeout: config.transaction_timeout,
-            transactional_id: id.clone(),
         })
     }
 
@@ -242,9 +256,17 @@ impl Committer {
     /// # Errors
     /// See [`Error`]; after any but [`Error::Aborted`], [`Error::TooLarge`] and [`Error::Unsendable`] this producer must
     /// not be used again.
-    pub fn commit(&self, batch: &Batch, group: &ConsumerGroupMetadata) -> Result<Ends, Error> {
+    pub fn commit(&mut self, batch: &Batch, group: &ConsumerGroupMetadata) -> Result<Ends, Error> {
         loop {
-            match self.attempt(batch, group) {
+            if self.spent {
+                self.producer = producer(&self.config, self.timeout())?;
+                self.spent = false;
+            }
+            let attempt = self.attempt(batch, group);
+            if attempt.is_err() {
+                self.spent = self.producer.context().lock().settled < self.sent;
+            }
+            match attempt {
                 Ok(ends) => {
                     self.skipped.store(false, Ordering::Relaxed);
                     return Ok(ends);
@@ -255,7 +277,7 @@ impl Committer {
                 Err(Failure::Denied { doing, reason }) => {
                     let topics: BTreeSet<&str> = batch.records.iter().map(|r| &*r.topic).collect();
                     let topics = Vec::from_iter(topics).join(", ");
-                    let input = &self.input_topic;
+                    let input = &self.config.input_topic;
                     let reason = format!(
                         "{reason}. Allow Write on {topics}, and Read on {input} (docs/operations.md, Permissions)"
                     );
@@ -274,6 +296,10 @@ impl Committer {
         }
     }
 
+    fn timeout(&self) -> Duration {
+        self.config.transaction_timeout
+    }
+
     fn flush(&self, wait: Duration) -> bool {
         flush(&self.producer, wait)
     }
@@ -282,8 +308,9 @@ impl Committer {
         self.apart.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn attempt(&self, batch: &Batch, group: &ConsumerGroupMetadata) -> Result<Ends, Failure> {
+    fn attempt(&mut self, batch: &Batch, group: &ConsumerGroupMetadata) -> Result<Ends, Failure> {
         let attempt = self.producer.context().begin();
+        self.sent = 0;
         let begin = "beginning a transaction";
         self.producer
             .begin_transaction()
@@ -292,6 +319,7 @@ impl Committer {
         let apart = self.apart().clone();
         for (index, record) in batch.records.iter().enumerate() {
             self.send(attempt, index, record)?;
+            self.sent += 1;
             if apart.contains(&record.topic) {
                 self.deliver(index, record)?;
             }
@@ -300,7 +328,7 @@ impl Committer {
         let sending = "sending offsets to the transaction";
         let mut offsets = TopicPartitionList::with_capacity(batch.offsets.len());
         for &(partition, offset) in &batch.offsets {
-            let mut element = offsets.add_partition(&self.input_topic, partition);
+            let mut element = offsets.add_partition(&self.config.input_topic, partition);
             element
                 .set_offset(Offset::Offset(offset))
                 .map_err(|e| self.give_up(sending, &e))?;
@@ -310,17 +338,17 @@ impl Committer {
         }
         if !batch.offsets.is_empty() {
             self.producer
-                .send_offsets_to_transaction(&offsets, group, self.timeout)
+                .send_offsets_to_transaction(&offsets, group, self.timeout())
                 .map_err(|e| self.give_up(sending, &e))?;
         }
         failpoint::pass("offsets_sent");
         // Before the binding does it.
         let committing = "committing the transaction";
-        if !self.flush(self.timeout) {
+        if !self.flush(self.timeout()) {
             return Err(self.give_up(committing, &unsent()));
         }
         self.producer
-            .commit_transaction(self.timeout)
+            .commit_transaction(self.timeout())
             .map_err(|e| self.give_up(committing, &e))?;
         failpoint::pass("committed");
         self.heard(batch.records.len());
@@ -329,7 +357,7 @@ impl Committer {
 
     /// Waits until the record, which was sent alone, is delivered.
     fn deliver(&self, index: usize, record: &Outgoing) -> Result<(), Failure> {
-        let flushed = self.flush(self.timeout);
+        let flushed = self.flush(self.timeout());
         self.heard(index + 1);
         let failed = {
             let mut delivered = self.producer.context().lock();
@@ -380,7 +408,7 @@ impl Committer {
         base.partition = record.partition;
         base.key = record.key.as_deref();
         base.payload = record.value.as_deref();
-        let until = Instant::now() + self.timeout;
+        let until = Instant::now() + self.timeout();
         loop {
             let alone = self.producer.in_flight_count() == 0;
             match self.producer.send(base) {
@@ -422,7 +450,7 @@ impl Committer {
     /// Decides what a failed call means. Only an error that Kafka calls abortable, followed by an abort that worked,
     /// is a known outcome; everything else is doubt, and doubt is never resolved by guessing.
     fn give_up(&self, doing: &'static str, error: &KafkaError) -> Failure {
-        let said = reason(error, &self.transactional_id);
+        let said = reason(error, &self.config.transactional_id);
         let said = |failed: Option<&Undelivered>| match failed {
             Some(f) => format!("{said} (first undelivered record: {})", f.reason),
             None => said.clone(),
@@ -456,15 +484,17 @@ impl Committer {
     }
 
     fn abort(&self) -> Result<(), Error> {
+        // What is on its way is waited for, but not for long: behind answers the producer can go on.
+        self.flush(SETTLED);
         self.producer
             .purge(PurgeConfig::default().queue().inflight());
         // The purged records' reports must be served before the abort is taken up.
         self.flush(Duration::from_millis(200));
         self.producer
-            .abort_transaction(self.timeout)
+            .abort_transaction(self.timeout())
             .map_err(|error| Error::InDoubt {
                 doing: "aborting a transaction",
-                reason: reason(&error, &self.transactional_id),
+                reason: reason(&error, &self.config.transactional_id),
             })
     }
 }

@@ -5,6 +5,7 @@ use super::*;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::mocking::MockCluster;
 use rdkafka::producer::DefaultProducerContext;
+use rdkafka::types::RDKafkaApiKey;
 
 fn cluster() -> MockCluster<'static, DefaultProducerContext> {
     let cluster = MockCluster::new(1).unwrap();
@@ -47,7 +48,7 @@ fn outgoing(topic: &str, partition: i32, value: Vec<u8>) -> Outgoing {
 fn a_commit_tells_where_the_partitions_it_wrote_to_end() {
     let cluster = cluster();
     let servers = cluster.bootstrap_servers();
-    let (committer, member) = (committer(&servers), member(&servers));
+    let (mut committer, member) = (committer(&servers), member(&servers));
     let group = member.group_metadata().unwrap();
     let batch = Batch {
         records: vec![
@@ -75,7 +76,7 @@ fn a_commit_tells_where_the_partitions_it_wrote_to_end() {
 fn a_record_over_the_size_limit_is_named_and_the_producer_goes_on() {
     let cluster = cluster();
     let servers = cluster.bootstrap_servers();
-    let (committer, member) = (committer(&servers), member(&servers));
+    let (mut committer, member) = (committer(&servers), member(&servers));
     let group = member.group_metadata().unwrap();
     let huge = Batch {
         records: vec![
@@ -96,4 +97,29 @@ fn a_record_over_the_size_limit_is_named_and_the_producer_goes_on() {
         ..Batch::default()
     };
     committer.commit(&small, &group).unwrap();
+}
+
+/// What the broker may have written without an answer must not lend its sequence numbers to what comes behind it.
+#[test]
+fn behind_an_abort_that_left_records_without_an_answer_the_producer_is_made_anew() {
+    let cluster = cluster();
+    let servers = cluster.bootstrap_servers();
+    let (mut committer, member) = (committer(&servers), member(&servers));
+    let group = member.group_metadata().unwrap();
+    let batch = Batch {
+        records: vec![outgoing("profiles", 1, b"one".to_vec())],
+        offsets: vec![(0, 7)],
+        ..Batch::default()
+    };
+    let first = committer.producer.client().native_ptr();
+    let denied = RDKafkaRespErr::RD_KAFKA_RESP_ERR_TOPIC_AUTHORIZATION_FAILED;
+    committer.commit(&batch, &group).unwrap();
+    assert_eq!(committer.producer.client().native_ptr(), first);
+    cluster.request_errors(RDKafkaApiKey::Produce, &[denied]);
+    let error = committer.commit(&batch, &group).unwrap_err();
+    assert!(matches!(error, Error::Aborted { .. }), "{error}");
+    assert!(committer.spent);
+    let ends = committer.commit(&batch, &group).unwrap();
+    assert_eq!(ends.len(), 1);
+    assert_ne!(committer.producer.client().native_ptr(), first);
 }

@@ -215,7 +215,7 @@ pub(super) struct Sink {
 
 impl Sink {
     pub(super) fn start(
-        committer: Committer,
+        mut committer: Committer,
         store: Arc<Store>,
         topics: Topics,
         clock: Arc<dyn Clock>,
@@ -225,7 +225,14 @@ impl Sink {
         std::thread::Builder::new()
             .name("limn-commit".to_owned())
             .spawn(move || {
-                run(&committer, &store, &topics, clock.as_ref(), &inbox, &out);
+                run(
+                    &mut committer,
+                    &store,
+                    &topics,
+                    clock.as_ref(),
+                    &inbox,
+                    &out,
+                );
                 // Before the producer, which takes its time: who opens the folder next must not find it in use.
                 drop(store);
             })
@@ -264,7 +271,7 @@ impl Sink {
 }
 
 fn run(
-    committer: &Committer,
+    committer: &mut Committer,
     store: &Store,
     topics: &Topics,
     clock: &dyn Clock,
@@ -283,7 +290,7 @@ fn run(
 }
 
 fn commit(
-    committer: &Committer,
+    committer: &mut Committer,
     store: &Store,
     topics: &Topics,
     clock: &dyn Clock,
@@ -338,7 +345,7 @@ fn commit(
 
 /// Commits the transaction, and says where it has ended in each partition and how long it took.
 fn transaction(
-    committer: &Committer,
+    committer: &mut Committer,
     topics: &Topics,
     room: &mut Room,
     sealed: &mut Sealed,

@@ -95,7 +95,7 @@ fn settle(members: &[(&BaseConsumer, usize)]) {
 #[test]
 fn a_small_transaction_does_not_wait_for_a_poll_to_end() {
     let case = Case::new();
-    let committer = case.committer(&unique("id"));
+    let mut committer = case.committer(&unique("id"));
     let group = case.no_member();
     let took = (0..10).map(|offset| {
         let began = Instant::now();
@@ -111,7 +111,7 @@ fn a_small_transaction_does_not_wait_for_a_poll_to_end() {
 #[test]
 fn a_committed_batch_is_visible_with_its_offsets() {
     let case = Case::new();
-    let committer = case.committer(&unique("id"));
+    let mut committer = case.committer(&unique("id"));
     let group = case.no_member();
     let batch = case.batch(&[(0, "a"), (1, "b"), (1, "c")], &[(0, 7), (1, 9)]);
     let ends = committer.commit(&batch, &group).unwrap();
@@ -145,7 +145,7 @@ fn a_committed_batch_is_visible_with_its_offsets() {
 #[test]
 fn nothing_of_an_aborted_batch_is_visible_and_the_producer_goes_on() {
     let case = Case::new();
-    let committer = case.committer(&unique("id"));
+    let mut committer = case.committer(&unique("id"));
     let group = case.no_member();
     let mut batch = case.batch(&[(0, "a"), (1, "b")], &[(0, 7)]);
     batch.records[1].value = Some(vec![b'x'; 2_000_000]);
@@ -173,7 +173,7 @@ fn a_record_that_the_broker_refuses_aborts_the_whole_batch() {
     let small = unique("small");
     case.broker
         .create_topic(&small, 1, &[("max.message.bytes", "1000")]);
-    let committer = case.committer(&unique("id"));
+    let mut committer = case.committer(&unique("id"));
     let group = case.no_member();
     let mut batch = case.batch(&[(0, "a"), (0, "b")], &[(0, 7)]);
     batch.records[1].topic.clone_from(&small);
@@ -206,7 +206,7 @@ fn records_that_fit_one_by_one_pass_though_their_batch_is_refused() {
     let small = unique("small");
     case.broker
         .create_topic(&small, 1, &[("max.message.bytes", "3000")]);
-    let committer = case.committer(&unique("id"));
+    let mut committer = case.committer(&unique("id"));
     let mut batch = case.batch(&[(0, "a"), (0, "b"), (0, "c")], &[(0, 7)]);
     for (n, record) in batch.records.iter_mut().enumerate() {
         record.topic.clone_from(&small);
@@ -232,7 +232,7 @@ fn what_a_dead_producer_left_open_is_ended_by_its_successor() {
     dead.send(record).map_err(|(error, _)| error).unwrap();
     dead.flush(DEADLINE).unwrap();
     assert_eq!(case.broker.visible(&case.output), []);
-    let next = case.committer(&id);
+    let mut next = case.committer(&id);
     next.commit(&case.batch(&[(0, "kept")], &[(0, 1)]), &case.no_member())
         .unwrap();
     let values = case.values();
@@ -244,12 +244,12 @@ fn what_a_dead_producer_left_open_is_ended_by_its_successor() {
 fn a_second_producer_of_the_name_fences_the_first() {
     let case = Case::new();
     let id = unique("id");
-    let first = case.committer(&id);
+    let mut first = case.committer(&id);
     let group = case.no_member();
     first
         .commit(&case.batch(&[(0, "before")], &[(0, 1)]), &group)
         .unwrap();
-    let second = case.committer(&id);
+    let mut second = case.committer(&id);
     let error = first
         .commit(&case.batch(&[(0, "stale")], &[(0, 2)]), &group)
         .unwrap_err();
@@ -276,7 +276,7 @@ fn a_member_of_an_earlier_generation_cannot_commit() {
     first.subscribe(&[&case.input]).unwrap();
     settle(&[(&first, 2)]);
     let stale = first.group_metadata().unwrap();
-    let committer = case.committer(&unique("id"));
+    let mut committer = case.committer(&unique("id"));
     committer
         .commit(&case.batch(&[(0, "before")], &[(0, 1)]), &stale)
         .unwrap();
@@ -295,7 +295,7 @@ fn a_member_of_an_earlier_generation_cannot_commit() {
     );
     // The member itself is in the new generation and may.
     let current = first.group_metadata().unwrap();
-    let committer = case.committer(&unique("id"));
+    let mut committer = case.committer(&unique("id"));
     committer
         .commit(&case.batch(&[(0, "after")], &[(0, 3)]), &current)
         .unwrap();

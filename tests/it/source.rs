@@ -237,7 +237,7 @@ fn aborted_input_is_never_read() {
 /// when the second leaves, the first gets it back.
 fn hand_over(properties: &[(&str, &str)]) {
     let case = Case::on(shared(), 8);
-    let committer = case.committer();
+    let mut committer = case.committer();
     let mut first = case.join(properties);
     first.own_both();
     first.read_to(&[(0, 8), (1, 8)]);
