@@ -7,8 +7,6 @@ mod tests;
 mod verdict;
 
 use std::collections::{BTreeSet, HashMap, HashSet};
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use rdkafka::config::ClientConfig;
@@ -161,7 +159,7 @@ impl From<Error> for Failure {
     }
 }
 
-/// How long records on their way are waited for before an abort.
+/// How long an abort waits for records on their way, and again for the reports of those that it has dropped.
 const SETTLED: Duration = Duration::from_millis(200);
 
 /// Larger records are not even tried: the queue below must hold one, and the brokers take no request over 100 MiB.
@@ -182,10 +180,10 @@ pub struct Committer {
     /// The producer is to be made anew before it sends anything.
     spent: bool,
     /// Topics whose records are sent one by one, because they take less than what makes a batch.
-    apart: Mutex<HashSet<String>>,
+    apart: HashSet<String>,
     /// The brokers have refused records. librdkafka numbers on as if they had been taken, which the brokers refuse in turn,
     /// once: the abort that follows begins a new count.
-    skipped: AtomicBool,
+    skipped: bool,
 }
 
 /// The transactional producer's own configuration.
@@ -243,8 +241,8 @@ impl Committer {
             config: config.clone(),
             sent: 0,
             spent: false,
-            apart: Mutex::default(),
-            skipped: AtomicBool::new(false),
+            apart: HashSet::new(),
+            skipped: false,
         })
     }
 
@@ -268,11 +266,11 @@ impl Committer {
             }
             match attempt {
                 Ok(ends) => {
-                    self.skipped.store(false, Ordering::Relaxed);
+                    self.skipped = false;
                     return Ok(ends);
                 }
-                Err(Failure::Known(Error::Aborted { .. }))
-                    if self.skipped.swap(false, Ordering::Relaxed) => {}
+                Err(Failure::Known(Error::Aborted { .. })) if std::mem::take(&mut self.skipped) => {
+                }
                 Err(Failure::Known(error)) => return Err(error),
                 Err(Failure::Denied { doing, reason }) => {
                     let topics: BTreeSet<&str> = batch.records.iter().map(|r| &*r.topic).collect();
@@ -281,13 +279,13 @@ impl Committer {
                     let reason = format!(
                         "{reason}. Allow Write on {topics}, and Read on {input} (docs/operations.md, Permissions)"
                     );
-                    self.skipped.store(false, Ordering::Relaxed);
+                    self.skipped = false;
                     return Err(Error::Aborted { doing, reason });
                 }
                 Err(Failure::Refused { topic, reason }) => {
-                    self.skipped.store(true, Ordering::Relaxed);
+                    self.skipped = true;
                     // Brokers refuse batches and name no record. One by one, either all pass or the one is known.
-                    if !self.apart().insert(topic) {
+                    if !self.apart.insert(topic) {
                         let doing = "sending records";
                         return Err(Error::Aborted { doing, reason });
                     }
@@ -304,10 +302,6 @@ impl Committer {
         flush(&self.producer, wait)
     }
 
-    fn apart(&self) -> MutexGuard<'_, HashSet<String>> {
-        self.apart.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     fn attempt(&mut self, batch: &Batch, group: &ConsumerGroupMetadata) -> Result<Ends, Failure> {
         let attempt = self.producer.context().begin();
         self.sent = 0;
@@ -316,11 +310,10 @@ impl Committer {
             .begin_transaction()
             .map_err(|e| self.give_up(begin, &e))?;
         failpoint::pass("transaction_begun");
-        let apart = self.apart().clone();
         for (index, record) in batch.records.iter().enumerate() {
             self.send(attempt, index, record)?;
             self.sent += 1;
-            if apart.contains(&record.topic) {
+            if self.apart.contains(&record.topic) {
                 self.deliver(index, record)?;
             }
         }
@@ -356,7 +349,7 @@ impl Committer {
     }
 
     /// Waits until the record, which was sent alone, is delivered.
-    fn deliver(&self, index: usize, record: &Outgoing) -> Result<(), Failure> {
+    fn deliver(&mut self, index: usize, record: &Outgoing) -> Result<(), Failure> {
         let flushed = self.flush(self.timeout());
         self.heard(index + 1);
         let failed = {
@@ -365,7 +358,7 @@ impl Committer {
         };
         match (failed, flushed) {
             (Some(failed), _) => {
-                self.skipped.store(true, Ordering::Relaxed);
+                self.skipped = true;
                 Err(self.too_large(index, record, failed.reason).into())
             }
             (None, true) => Ok(()),
@@ -489,7 +482,7 @@ impl Committer {
         self.producer
             .purge(PurgeConfig::default().queue().inflight());
         // The purged records' reports must be served before the abort is taken up.
-        self.flush(Duration::from_millis(200));
+        self.flush(SETTLED);
         self.producer
             .abort_transaction(self.timeout())
             .map_err(|error| Error::InDoubt {
