@@ -2,23 +2,16 @@
 #![no_main]
 
 use std::io::Cursor;
+use std::sync::LazyLock;
 
 use limn::codec::{Config, Decoder, Format, JsonMapping, TimeUnit};
 use limn::load::{self, Error, Limits, Rows};
 
 const MOST: usize = 4096;
 
-libfuzzer_sys::fuzz_target!(|bytes: &[u8]| {
-    let Some((first, bytes)) = bytes.split_first() else {
-        return;
-    };
-    let formats = [
-        load::Format::JsonLines,
-        load::Format::Csv,
-        load::Format::Tsv,
-    ];
+static DECODER: LazyLock<Decoder> = LazyLock::new(|| {
     let at = |pointer: &str| Some(pointer.to_owned());
-    let decoder = Decoder::new(Config {
+    Decoder::new(Config {
         format: Format::Json(Box::new(JsonMapping {
             user: at("/user"),
             id: None,
@@ -33,7 +26,18 @@ libfuzzer_sys::fuzz_target!(|bytes: &[u8]| {
         })),
         max_text_bytes: 256,
         max_event_bytes: MOST,
-    });
+    })
+});
+
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| {
+    let Some((first, bytes)) = bytes.split_first() else {
+        return;
+    };
+    let formats = [
+        load::Format::JsonLines,
+        load::Format::Csv,
+        load::Format::Tsv,
+    ];
     let rows = Rows::new(
         "fuzz",
         Box::new(Cursor::new(bytes.to_vec())),
@@ -41,7 +45,7 @@ libfuzzer_sys::fuzz_target!(|bytes: &[u8]| {
         Limits {
             max_row_bytes: MOST,
         },
-        |record, timestamp_ms| decoder.decode(record, timestamp_ms),
+        |record, timestamp_ms| DECODER.decode(record, timestamp_ms),
     );
     for row in rows.into_iter().flatten() {
         match row {

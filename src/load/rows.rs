@@ -345,6 +345,17 @@ pub(super) mod tests {
             read[1],
             "f, line 3: cannot be read on: more than 1000 bytes in one row (is a quote not closed?); --max-row-bytes allows more"
         );
+        // One that takes in the end of the file is told where it begins, whether the file ends its last line or not.
+        for (text, line) in [
+            ("user,time\nann,1\n\n\"bob,2\ncy,3", 4),
+            ("user,time\nann,1\n\n\"bob,2\ncy,3\n", 4),
+            ("user,time\nann,1\nbob,\"", 3),
+            ("user,\"time", 1),
+        ] {
+            let read = told(&rows(text, Format::Csv, 1000));
+            let reason = format!("f, line {line}: cannot be read on: a quote is not closed");
+            assert_eq!(read.last(), Some(&reason), "{text:?}");
+        }
     }
 
     #[test]

@@ -16,6 +16,8 @@ struct Metered<R> {
     from: R,
     left: usize,
     in_line: bool,
+    /// There is nothing behind what was given.
+    ended: bool,
 }
 
 impl<R: Read> Read for Metered<R> {
@@ -29,6 +31,7 @@ impl<R: Read> Read for Metered<R> {
             into[0] = b'\n';
             read = 1;
         }
+        self.ended = read == 0 && most > 0;
         if let Some(last) = into[..read].last() {
             self.in_line = *last != b'\n';
         }
@@ -63,6 +66,7 @@ impl<R: Read> Table<R> {
                     from,
                     left: 0,
                     in_line: false,
+                    ended: false,
                 }),
             columns: Vec::new(),
             max_bytes,
@@ -88,8 +92,7 @@ impl<R: Read> Table<R> {
                 Err(error) => return Some(Err(error)),
             }
         }
-        let within = self.record.as_slice().iter().filter(|&&b| b == b'\n');
-        let line = (self.reader.position().line() - 1).saturating_sub(within.count() as u64);
+        let line = (self.reader.position().line() - 1).saturating_sub(self.breaks());
         Some(
             self.object()
                 .map(|object| (line, object))
@@ -113,6 +116,11 @@ impl<R: Read> Table<R> {
         };
         match self.reader.read_byte_record(&mut self.record) {
             Ok(true) if self.record.as_slice().len() > max => Err(self.broken(began, too_long())),
+            // Every row ends with the end of a line, so nothing is looked for behind it, unless a quote goes on.
+            Ok(true) if self.reader.get_ref().ended => {
+                let line = self.reader.position().line().saturating_sub(self.breaks());
+                Err(self.broken(line, "a quote is not closed".to_owned()))
+            }
             Ok(more) => Ok(more),
             Err(error) => {
                 let reason = match error.kind() {
@@ -122,6 +130,12 @@ impl<R: Read> Table<R> {
                 Err(self.broken(began, reason))
             }
         }
+    }
+
+    /// How many lines end within the row.
+    fn breaks(&self) -> u64 {
+        let bytes = self.record.as_slice().iter();
+        bytes.filter(|&&byte| byte == b'\n').count() as u64
     }
 
     /// Every cell stays a text, so that `007` is not 7; an empty one says nothing and is left out.

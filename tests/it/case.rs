@@ -2,6 +2,7 @@
 //! scripted one: its summaries list what was folded.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fs::File;
 use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::time::Duration;
@@ -202,8 +203,19 @@ impl<'a> Case<'a> {
     }
 
     fn logged(&self, folder: &str, limn: &mut Command) -> Instance {
-        let log = std::fs::File::create(self.dir.path().join(format!("{folder}.log"))).unwrap();
+        let log = self.new_log(folder);
         Instance(limn.stderr(log).stdout(Stdio::null()).spawn().unwrap())
+    }
+
+    /// An empty log for the next instance on the folder. Those of the former ones are kept beside it, for when the test fails.
+    pub fn new_log(&self, folder: &str) -> File {
+        let log = self.dir.path().join(format!("{folder}.log"));
+        if log.exists() {
+            let kept = (1..).map(|n| log.with_extension(format!("{n}.log")));
+            let mut kept = kept.skip_while(|kept| kept.exists());
+            std::fs::rename(&log, kept.next().unwrap()).unwrap();
+        }
+        File::create(log).unwrap()
     }
 
     pub fn log(&self, folder: &str) -> String {

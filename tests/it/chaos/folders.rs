@@ -66,7 +66,7 @@ fn on_a_disk(run: &Run<'_>, mebibytes: u32, then: &str) -> Instance {
     let folder = run.case.folder("a");
     fs::create_dir_all(&folder).unwrap();
     let limn = run.case.limn("run", "a");
-    let log = fs::File::create(run.case.dir.path().join("a.log")).unwrap();
+    let log = run.case.new_log("a");
     let script = format!(
         "mount -t tmpfs -o size={mebibytes}m none \"$1\" && {{ {then}; }} && shift && exec \"$@\""
     );
