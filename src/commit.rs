@@ -7,13 +7,14 @@ mod tests;
 mod verdict;
 
 use std::collections::{BTreeSet, HashMap, HashSet};
+use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
 
 use rdkafka::config::ClientConfig;
 use rdkafka::consumer::ConsumerGroupMetadata;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{Header, OwnedHeaders};
-use rdkafka::producer::{BaseRecord, Producer, ProducerContext, PurgeConfig, ThreadedProducer};
+use rdkafka::producer::{BaseRecord, Producer, ProducerContext, ThreadedProducer};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use rdkafka::types::RDKafkaRespErr;
 
@@ -159,26 +160,32 @@ impl From<Error> for Failure {
     }
 }
 
-/// How long an abort waits for records on their way, and again for the reports of those that it has dropped.
+/// How long an abort waits for records on their way.
 const SETTLED: Duration = Duration::from_millis(200);
+
+/// How long the group may take beyond the time that it is given for the offsets.
+const GRACE: Duration = Duration::from_secs(1);
 
 /// Larger records are not even tried: the queue below must hold one, and the brokers take no request over 100 MiB.
 const LARGEST: &str = "60000000";
 
 /// The instance's one transactional producer.
 ///
-/// A transaction that was aborted may leave records behind of which nobody knows whether the brokers have written them: sent, and not
-/// answered in time. librdkafka counts such records as never sent when it aborts (`rd_kafka_toppar_purge_queues` moves
+/// A transaction that is given up may leave records behind of which nobody knows whether the brokers have written them, or will:
+/// sent, and not answered in time. librdkafka counts such records as never sent when it aborts (`rd_kafka_toppar_purge_queues` moves
 /// `epoch_base_msgid`), so the next ones get their sequence numbers, and a broker that has written the former ones takes the next
-/// ones for these, says that they are written, and drops them: what is committed then lacks them. Under another epoch of the producer
-/// no number comes again, so what follows such an abort is sent by a producer made anew.
+/// ones for these, says that they are written, and drops them: what is committed then lacks them. And a record that is written only
+/// after the abort belongs to the next transaction of the same epoch, for a broker that does not ask the coordinator (before Kafka 3.6).
+/// So such a transaction is not aborted by its producer but by a successor, whose `InitProducerId` aborts under a higher epoch: no
+/// number comes again there, and what the former producer has on its way is refused everywhere. The same where it is not known
+/// whether the group has got the offsets.
 pub struct Committer {
     producer: ThreadedProducer<Deliveries>,
     config: Config,
     /// Records that the present attempt has handed to the producer.
     sent: usize,
-    /// The producer is to be made anew before it sends anything.
-    spent: bool,
+    /// The group was sent the offsets of the present attempt, and has not answered.
+    asked: bool,
     /// Topics whose records are sent one by one, because they take less than what makes a batch.
     apart: HashSet<String>,
     /// The brokers have refused records. librdkafka numbers on as if they had been taken, which the brokers refuse in turn,
@@ -240,13 +247,14 @@ impl Committer {
             producer: producer(config, wait)?,
             config: config.clone(),
             sent: 0,
-            spent: false,
+            asked: false,
             apart: HashSet::new(),
             skipped: false,
         })
     }
 
-    /// Commits a batch: blocks until it is visible to `read_committed` consumers, or is not.
+    /// Commits a batch: blocks until it is visible to `read_committed` consumers, or is not. Each step of that has the transaction's
+    /// time-out, also where a coordinator cannot be found.
     ///
     /// The group's metadata rides in the same transaction, so an instance that lost its partitions is refused by the
     /// group coordinator and cannot make visible what another owner folds again.
@@ -254,17 +262,13 @@ impl Committer {
     /// # Errors
     /// See [`Error`]; after any but [`Error::Aborted`], [`Error::TooLarge`] and [`Error::Unsendable`] this producer must
     /// not be used again.
-    pub fn commit(&mut self, batch: &Batch, group: &ConsumerGroupMetadata) -> Result<Ends, Error> {
+    pub fn commit(
+        &mut self,
+        batch: &Batch,
+        group: &Arc<ConsumerGroupMetadata>,
+    ) -> Result<Ends, Error> {
         loop {
-            if self.spent {
-                self.producer = producer(&self.config, self.timeout())?;
-                self.spent = false;
-            }
-            let attempt = self.attempt(batch, group);
-            if attempt.is_err() {
-                self.spent = self.producer.context().lock().settled < self.sent;
-            }
-            match attempt {
+            match self.attempt(batch, group) {
                 Ok(ends) => {
                     self.skipped = false;
                     return Ok(ends);
@@ -302,9 +306,13 @@ impl Committer {
         flush(&self.producer, wait)
     }
 
-    fn attempt(&mut self, batch: &Batch, group: &ConsumerGroupMetadata) -> Result<Ends, Failure> {
+    fn attempt(
+        &mut self,
+        batch: &Batch,
+        group: &Arc<ConsumerGroupMetadata>,
+    ) -> Result<Ends, Failure> {
         let attempt = self.producer.context().begin();
-        self.sent = 0;
+        (self.sent, self.asked) = (0, false);
         let begin = "beginning a transaction";
         self.producer
             .begin_transaction()
@@ -330,28 +338,75 @@ impl Committer {
             }
         }
         if !batch.offsets.is_empty() {
-            self.producer
-                .send_offsets_to_transaction(&offsets, group, self.timeout())
-                .map_err(|e| self.give_up(sending, &e))?;
+            self.send_offsets(offsets, group, sending)?;
         }
         failpoint::pass("offsets_sent");
         // Before the binding does it.
         let committing = "committing the transaction";
-        if !self.flush(self.timeout()) {
+        if !(self.flush(self.timeout()) && self.heard()) {
             return Err(self.give_up(committing, &unsent()));
+        }
+        // The commit is asked for only where all is delivered: what fails before is known to have no effect.
+        let failed = self
+            .producer
+            .context()
+            .lock()
+            .failed
+            .as_ref()
+            .map(|f| f.code);
+        if let Some(code) = failed {
+            return Err(self.give_up(committing, &KafkaError::MessageProduction(code)));
         }
         self.producer
             .commit_transaction(self.timeout())
             .map_err(|e| self.give_up(committing, &e))?;
         failpoint::pass("committed");
-        self.heard(batch.records.len());
         Ok(std::mem::take(&mut self.producer.context().lock().ends))
+    }
+
+    /// Adds the offsets to the transaction.
+    ///
+    /// On a thread of its own: librdkafka (2.12.1) does not end the call while it looks for the group's coordinator
+    /// (`creq_ts_timeout` is never read), and stops looking where it was told three times that there is none. Such a thread is left
+    /// with its producer, until a connection to any broker comes or goes, which has it look again.
+    fn send_offsets(
+        &mut self,
+        offsets: TopicPartitionList,
+        group: &Arc<ConsumerGroupMetadata>,
+        doing: &'static str,
+    ) -> Result<(), Failure> {
+        self.asked = true;
+        let (producer, group, timeout) = (self.producer.clone(), group.clone(), self.timeout());
+        let (answer, answered) = mpsc::sync_channel(1);
+        let asking = std::thread::Builder::new().name("limn-offsets".to_owned());
+        let asking = asking.spawn(move || {
+            let sent = producer.send_offsets_to_transaction(&offsets, &group, timeout);
+            // The producer before the answer: who gets it may make another.
+            drop(producer);
+            let _ = answer.send(sent);
+        });
+        let sent = asking.map(|_| answered.recv_timeout(timeout + GRACE));
+        let reason = match sent {
+            Ok(Ok(Ok(()))) => {
+                self.asked = false;
+                return Ok(());
+            }
+            Ok(Ok(Err(error))) => {
+                // Then Kafka has answered.
+                self.asked = !lost_ownership(&error);
+                return Err(self.give_up(doing, &error));
+            }
+            Ok(Err(_)) => "the coordinator of the group is not found".to_owned(),
+            Err(error) => format!("no thread is to be had: {error}"),
+        };
+        self.abort()?;
+        Err(Error::Aborted { doing, reason }.into())
     }
 
     /// Waits until the record, which was sent alone, is delivered.
     fn deliver(&mut self, index: usize, record: &Outgoing) -> Result<(), Failure> {
         let flushed = self.flush(self.timeout());
-        self.heard(index + 1);
+        self.heard();
         let failed = {
             let mut delivered = self.producer.context().lock();
             delivered.failed.take_if(|failed| failed.too_large)
@@ -366,15 +421,21 @@ impl Committer {
         }
     }
 
-    /// Waits until so many records of this attempt are told of: delivered, they may still be with the thread that polls.
-    fn heard(&self, records: usize) {
+    /// Waits until all records of this attempt are told of: delivered, they may still be with the thread that polls.
+    fn heard(&self) -> bool {
         let until = Instant::now() + Duration::from_secs(1);
-        while self.producer.context().lock().reports < records && Instant::now() < until {
+        loop {
+            if self.producer.context().lock().reports == self.sent {
+                return true;
+            }
+            if Instant::now() > until {
+                return false;
+            }
             std::thread::sleep(Duration::from_millis(1));
         }
     }
 
-    fn too_large(&self, index: usize, record: &Outgoing, reason: String) -> Error {
+    fn too_large(&mut self, index: usize, record: &Outgoing, reason: String) -> Error {
         match self.abort() {
             Ok(()) => Error::TooLarge {
                 record: index,
@@ -386,7 +447,7 @@ impl Committer {
         }
     }
 
-    fn send(&self, attempt: usize, index: usize, record: &Outgoing) -> Result<(), Failure> {
+    fn send(&mut self, attempt: usize, index: usize, record: &Outgoing) -> Result<(), Failure> {
         let headers = record
             .headers
             .iter()
@@ -442,7 +503,7 @@ impl Committer {
 
     /// Decides what a failed call means. Only an error that Kafka calls abortable, followed by an abort that worked,
     /// is a known outcome; everything else is doubt, and doubt is never resolved by guessing.
-    fn give_up(&self, doing: &'static str, error: &KafkaError) -> Failure {
+    fn give_up(&mut self, doing: &'static str, error: &KafkaError) -> Failure {
         let said = reason(error, &self.config.transactional_id);
         let said = |failed: Option<&Undelivered>| match failed {
             Some(f) => format!("{said} (first undelivered record: {})", f.reason),
@@ -455,7 +516,9 @@ impl Committer {
         };
         if lost_ownership(error) {
             // Nothing was committed. The abort only spares other readers the wait for the time-out.
-            let _ = self.abort();
+            if self.settle() {
+                let _ = self.producer.abort_transaction(self.timeout());
+            }
             let reason = said(self.producer.context().failed().as_ref());
             return Error::Fenced { doing, reason }.into();
         }
@@ -463,12 +526,13 @@ impl Committer {
             let reason = said(self.producer.context().failed().as_ref());
             return Error::InDoubt { doing, reason }.into();
         }
+        // A call can fail before it is heard which record it failed for.
+        self.settle();
+        let failed = self.producer.context().failed();
+        let reason = said(failed.as_ref());
         if let Err(in_doubt) = self.abort() {
             return in_doubt.into();
         }
-        // Asked behind the abort, which serves the reports: a call can fail before it is heard which record it failed for.
-        let failed = self.producer.context().failed();
-        let reason = said(failed.as_ref());
         match failed.filter(|f| f.too_large) {
             Some(Undelivered { topic, .. }) => Failure::Refused { topic, reason },
             None if is_denied(error) => Failure::Denied { doing, reason },
@@ -476,19 +540,28 @@ impl Committer {
         }
     }
 
-    fn abort(&self) -> Result<(), Error> {
-        // What is on its way is waited for, but not for long: behind answers the producer can go on.
-        self.flush(SETTLED);
-        self.producer
-            .purge(PurgeConfig::default().queue().inflight());
-        // The purged records' reports must be served before the abort is taken up.
-        self.flush(SETTLED);
-        self.producer
-            .abort_transaction(self.timeout())
-            .map_err(|error| Error::InDoubt {
-                doing: "aborting a transaction",
-                reason: reason(&error, &self.config.transactional_id),
-            })
+    /// Whether Kafka has answered all that it was sent in this attempt. It is waited for, but not for long.
+    fn settle(&self) -> bool {
+        if self.flush(SETTLED) {
+            self.heard();
+        }
+        !self.asked && self.producer.context().lock().settled == self.sent
+    }
+
+    /// Ends the transaction, whose commit nobody has asked for, or which Kafka has said not to commit.
+    fn abort(&mut self) -> Result<(), Error> {
+        if self.settle() {
+            return self
+                .producer
+                .abort_transaction(self.timeout())
+                .map_err(|error| Error::InDoubt {
+                    doing: "aborting a transaction",
+                    reason: reason(&error, &self.config.transactional_id),
+                });
+        }
+        // The successor's first request aborts it, under a higher epoch (see `Committer`).
+        self.producer = producer(&self.config, self.timeout())?;
+        Ok(())
     }
 }
 

@@ -4,6 +4,7 @@ mod batches;
 mod edges;
 mod ends;
 mod kafka;
+mod member;
 mod raw;
 mod reach;
 mod rebalance;

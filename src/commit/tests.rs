@@ -16,10 +16,14 @@ fn cluster() -> MockCluster<'static, DefaultProducerContext> {
 }
 
 fn committer(servers: &str) -> Committer {
+    committer_within(servers, Duration::from_secs(20))
+}
+
+fn committer_within(servers: &str, transaction_timeout: Duration) -> Committer {
     let config = Config {
         properties: vec![("bootstrap.servers".to_owned(), servers.to_owned())],
         transactional_id: "group-1".to_owned(),
-        transaction_timeout: Duration::from_secs(20),
+        transaction_timeout,
         input_topic: "in".to_owned(),
     };
     Committer::connect(&config, Duration::from_secs(20)).unwrap()
@@ -49,7 +53,7 @@ fn a_commit_tells_where_the_partitions_it_wrote_to_end() {
     let cluster = cluster();
     let servers = cluster.bootstrap_servers();
     let (mut committer, member) = (committer(&servers), member(&servers));
-    let group = member.group_metadata().unwrap();
+    let group = Arc::new(member.group_metadata().unwrap());
     let batch = Batch {
         records: vec![
             outgoing("profiles", 1, b"one".to_vec()),
@@ -77,7 +81,7 @@ fn a_record_over_the_size_limit_is_named_and_the_producer_goes_on() {
     let cluster = cluster();
     let servers = cluster.bootstrap_servers();
     let (mut committer, member) = (committer(&servers), member(&servers));
-    let group = member.group_metadata().unwrap();
+    let group = Arc::new(member.group_metadata().unwrap());
     let huge = Batch {
         records: vec![
             outgoing("changes", 0, b"small".to_vec()),
@@ -99,18 +103,23 @@ fn a_record_over_the_size_limit_is_named_and_the_producer_goes_on() {
     committer.commit(&small, &group).unwrap();
 }
 
-/// What the broker may have written without an answer must not lend its sequence numbers to what comes behind it.
-#[test]
-fn behind_an_abort_that_left_records_without_an_answer_the_producer_is_made_anew() {
-    let cluster = cluster();
-    let servers = cluster.bootstrap_servers();
-    let (mut committer, member) = (committer(&servers), member(&servers));
-    let group = member.group_metadata().unwrap();
-    let batch = Batch {
+fn one_record() -> Batch {
+    Batch {
         records: vec![outgoing("profiles", 1, b"one".to_vec())],
         offsets: vec![(0, 7)],
         ..Batch::default()
-    };
+    }
+}
+
+/// What the broker may have written without an answer must not lend its sequence numbers to what comes behind it, nor become a
+/// part of that.
+#[test]
+fn a_transaction_with_records_unanswered_is_ended_by_a_producer_made_anew() {
+    let cluster = cluster();
+    let servers = cluster.bootstrap_servers();
+    let (mut committer, member) = (committer(&servers), member(&servers));
+    let group = Arc::new(member.group_metadata().unwrap());
+    let batch = one_record();
     let first = committer.producer.client().native_ptr();
     let denied = RDKafkaRespErr::RD_KAFKA_RESP_ERR_TOPIC_AUTHORIZATION_FAILED;
     committer.commit(&batch, &group).unwrap();
@@ -118,8 +127,32 @@ fn behind_an_abort_that_left_records_without_an_answer_the_producer_is_made_anew
     cluster.request_errors(RDKafkaApiKey::Produce, &[denied]);
     let error = committer.commit(&batch, &group).unwrap_err();
     assert!(matches!(error, Error::Aborted { .. }), "{error}");
-    assert!(committer.spent);
+    assert_ne!(committer.producer.client().native_ptr(), first);
     let ends = committer.commit(&batch, &group).unwrap();
     assert_eq!(ends.len(), 1);
+}
+
+/// librdkafka alone looks for it for ever.
+#[test]
+fn a_group_whose_coordinator_is_not_found_ends_the_attempt_in_time_and_the_next_one_commits() {
+    let cluster = cluster();
+    let servers = cluster.bootstrap_servers();
+    let timeout = Duration::from_secs(4);
+    let mut committer = committer_within(&servers, timeout);
+    let first = committer.producer.client().native_ptr();
+    let group = Arc::new(member(&servers).group_metadata().unwrap());
+    let away = RDKafkaRespErr::RD_KAFKA_RESP_ERR_COORDINATOR_NOT_AVAILABLE;
+    cluster.request_errors(RDKafkaApiKey::FindCoordinator, &[away; 3]);
+    let began = Instant::now();
+    let error = committer.commit(&one_record(), &group).unwrap_err();
+    let said = error.to_string();
+    assert!(matches!(error, Error::Aborted { .. }), "{said}");
+    assert!(
+        said.contains("the coordinator of the group is not found"),
+        "{said}"
+    );
+    assert!(began.elapsed() < 4 * timeout, "{:?}", began.elapsed());
     assert_ne!(committer.producer.client().native_ptr(), first);
+    let ends = committer.commit(&one_record(), &group).unwrap();
+    assert_eq!(ends.len(), 1);
 }

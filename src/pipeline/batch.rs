@@ -92,7 +92,7 @@ impl Pending {
         self,
         topics: &Topics,
         checkpoints: &[proto::Checkpoint],
-        group: ConsumerGroupMetadata,
+        group: Arc<ConsumerGroupMetadata>,
     ) -> Sealed {
         let mut records =
             Vec::with_capacity(self.changes.len() * 2 + self.dead.len() + checkpoints.len());
@@ -177,12 +177,12 @@ fn outgoing(topic: &str, partition: Option<i32>, key: Vec<u8>, value: Vec<u8>) -
 }
 
 /// What goes to the thread that commits: the checkpoints of the touched partitions, and the member's standing.
-type Handed = (Pending, Vec<proto::Checkpoint>, ConsumerGroupMetadata);
+type Handed = (Pending, Vec<proto::Checkpoint>, Arc<ConsumerGroupMetadata>);
 
 /// A transaction to be committed, and what the view learns of it.
 struct Sealed {
     batch: Batch,
-    group: ConsumerGroupMetadata,
+    group: Arc<ConsumerGroupMetadata>,
     view: Vec<Change>,
     checkpoints: Vec<(i32, Vec<u8>)>,
     changes: Vec<proto::ProfileChange>,
@@ -254,7 +254,7 @@ impl Sink {
         &mut self,
         pending: Pending,
         checkpoints: Vec<proto::Checkpoint>,
-        group: ConsumerGroupMetadata,
+        group: Arc<ConsumerGroupMetadata>,
     ) -> Result<(), Error> {
         self.busy = true;
         self.to

@@ -15,6 +15,7 @@ use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use tokio::sync::mpsc::Sender;
 
 use super::edges::{Place, edges};
+use super::member;
 use super::rebalance::{Context, FULL, Flow, Passed};
 use super::record::{Copies, record, timestamp_ms};
 use super::restore::QUEUE_BACKOFF_MS;
@@ -129,10 +130,10 @@ impl<D: Send + 'static> Kafka<D> {
         self.command(Command::Finish(partition));
     }
 
-    /// This member's standing in the group, for the transaction; `None` while there is none.
+    /// This member's standing in the group, for the transaction; `None` while it is in no generation.
     #[must_use]
     pub fn group_metadata(&self) -> Option<ConsumerGroupMetadata> {
-        self.consumer.group_metadata()
+        member::standing(&*self.consumer)
     }
 
     fn command(&self, command: Command) {

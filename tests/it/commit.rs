@@ -1,6 +1,7 @@
 //! What one transaction makes visible, and who may commit.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use limn::commit::{Batch, Committer, Config, Error, Outgoing};
@@ -66,8 +67,8 @@ impl Case {
     }
 
     /// Metadata of no member, as it is before the group has any.
-    fn no_member(&self) -> ConsumerGroupMetadata {
-        self.consumer().group_metadata().unwrap()
+    fn no_member(&self) -> Arc<ConsumerGroupMetadata> {
+        Arc::new(self.consumer().group_metadata().unwrap())
     }
 
     fn values(&self) -> Vec<(i32, i64, String)> {
@@ -275,7 +276,7 @@ fn a_member_of_an_earlier_generation_cannot_commit() {
     let first = case.consumer();
     first.subscribe(&[&case.input]).unwrap();
     settle(&[(&first, 2)]);
-    let stale = first.group_metadata().unwrap();
+    let stale = Arc::new(first.group_metadata().unwrap());
     let mut committer = case.committer(&unique("id"));
     committer
         .commit(&case.batch(&[(0, "before")], &[(0, 1)]), &stale)
@@ -294,7 +295,7 @@ fn a_member_of_an_earlier_generation_cannot_commit() {
         1
     );
     // The member itself is in the new generation and may.
-    let current = first.group_metadata().unwrap();
+    let current = Arc::new(first.group_metadata().unwrap());
     let mut committer = case.committer(&unique("id"));
     committer
         .commit(&case.batch(&[(0, "after")], &[(0, 3)]), &current)
@@ -302,6 +303,23 @@ fn a_member_of_an_earlier_generation_cannot_commit() {
     assert_eq!(
         case.broker.committed_offsets(&case.group, &case.input)[&0],
         3
+    );
+}
+
+/// Why limn's source gives no metadata of a member that is in no generation: brokers do not ask it who owns the partitions.
+#[test]
+fn offsets_that_name_no_member_are_taken_though_another_owns_the_partitions() {
+    let case = Case::new();
+    let owner = case.consumer();
+    owner.subscribe(&[&case.input]).unwrap();
+    settle(&[(&owner, 2)]);
+    let mut committer = case.committer(&unique("id"));
+    committer
+        .commit(&case.batch(&[(0, "unasked")], &[(0, 1)]), &case.no_member())
+        .unwrap();
+    assert_eq!(
+        case.broker.committed_offsets(&case.group, &case.input)[&0],
+        1
     );
 }
 

@@ -1,6 +1,7 @@
 //! The input as a member of a group reads it, and topics read back.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use limn::commit::{self, Batch, Committer};
@@ -87,7 +88,7 @@ impl<'a> Case<'a> {
             .set("group.id", &self.group)
             .create()
             .unwrap();
-        let group = rdkafka::consumer::Consumer::group_metadata(&nobody).unwrap();
+        let group = Arc::new(rdkafka::consumer::Consumer::group_metadata(&nobody).unwrap());
         self.committer().commit(&batch, &group).unwrap();
     }
 }
@@ -259,7 +260,7 @@ fn hand_over(properties: &[(&str, &str)]) {
                     offsets: partitions.iter().map(|&p| (p, 5)).collect(),
                     ..Batch::default()
                 };
-                let group = first.source.group_metadata().unwrap();
+                let group = Arc::new(first.source.group_metadata().unwrap());
                 committer.commit(&batch, &group).unwrap();
                 owners.retain(|p, _| !partitions.contains(p));
                 done.send(()).unwrap();

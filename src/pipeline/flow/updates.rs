@@ -8,9 +8,9 @@ use super::super::partition::Running;
 use super::super::{Commit, Error};
 use super::{BATCH_BYTES, Finished, Flow, marker};
 use crate::codec::{self, FORMAT, Reason, Rejected, proto};
-use crate::metrics;
 use crate::summarize::{Job, Update};
 use crate::window::View;
+use crate::{commit, metrics};
 
 impl Flow<'_> {
     pub(super) fn begin_updates(&mut self) -> Result<(), Error> {
@@ -282,8 +282,11 @@ impl Flow<'_> {
         let group = self
             .source
             .group_metadata()
-            .ok_or_else(|| Error::Thread("no member of the group".to_owned()))?;
-        self.sink.commit(pending, checkpoints, group)
+            .ok_or_else(|| commit::Error::Fenced {
+                doing: "beginning a transaction",
+                reason: "this instance is no member of the group any more".to_owned(),
+            })?;
+        self.sink.commit(pending, checkpoints, Arc::new(group))
     }
 
     pub(super) fn committed(&mut self, committed: Committed) {

@@ -4,6 +4,7 @@ use super::*;
 use crate::source::{Assigned, Start, Wanted, restore};
 use rdkafka::mocking::MockCluster;
 use rdkafka::producer::{BaseProducer, BaseRecord, DefaultProducerContext, Producer as _};
+use rdkafka::types::{RDKafkaApiKey, RDKafkaRespErr};
 use std::sync::atomic::AtomicBool;
 use tokio::sync::mpsc;
 
@@ -134,4 +135,41 @@ fn a_topic_is_read_back_from_a_position_to_its_end() {
     .unwrap();
     assert_eq!(read.len(), 25);
     assert!(ends[&("profiles".to_owned(), 1)].began_anew);
+}
+
+/// Brokers do not ask such metadata who owns the partitions (tests/it/commit.rs).
+#[test]
+fn a_member_that_was_thrown_out_has_no_metadata_until_it_is_in_a_generation_again() {
+    let (cluster, servers) = filled("in", 0);
+    let mut config = config(&servers);
+    for (name, ms) in [
+        ("heartbeat.interval.ms", "100"),
+        ("session.timeout.ms", "3000"),
+    ] {
+        config.properties.push((name.to_owned(), ms.to_owned()));
+    }
+    let (out, mut messages) = mpsc::channel(2);
+    let source = Kafka::start(&config, out, |_, _, offset, _: Record| offset).unwrap();
+    assert!(matches!(
+        messages.blocking_recv(),
+        Some(Message::Assigned(_))
+    ));
+    assert!(source.group_metadata().is_some());
+    let thrown_out = RDKafkaRespErr::RD_KAFKA_RESP_ERR_ILLEGAL_GENERATION;
+    cluster.request_errors(RDKafkaApiKey::Heartbeat, &[thrown_out]);
+    // The rebalance waits for `done`.
+    let done = loop {
+        match messages.blocking_recv().unwrap() {
+            Message::Revoked {
+                lost: true, done, ..
+            } => break done,
+            Message::Revoked { .. } => panic!("not lost"),
+            _ => {}
+        }
+    };
+    assert!(source.group_metadata().is_none());
+    done.send(()).unwrap();
+    while !matches!(messages.blocking_recv(), Some(Message::Assigned(_))) {}
+    assert!(source.group_metadata().is_some());
+    drop(messages);
 }
