@@ -21,7 +21,7 @@ use rdkafka::types::RDKafkaRespErr;
 use crate::{event, failpoint};
 use deliveries::{Deliveries, Undelivered};
 pub use raw::{Records, Written};
-use verdict::{is_denied, lost_ownership, reason};
+use verdict::{To, is_denied, lost, reason};
 
 /// What the transactional producer needs to know.
 #[derive(Debug, Clone)]
@@ -287,7 +287,6 @@ impl Committer {
                     return Err(Error::Aborted { doing, reason });
                 }
                 Err(Failure::Refused { topic, reason }) => {
-                    self.skipped = true;
                     // Brokers refuse batches and name no record. One by one, either all pass or the one is known.
                     if !self.apart.insert(topic) {
                         let doing = "sending records";
@@ -346,17 +345,7 @@ impl Committer {
         if !(self.flush(self.timeout()) && self.heard()) {
             return Err(self.give_up(committing, &unsent()));
         }
-        // The commit is asked for only where all is delivered: what fails before is known to have no effect.
-        let failed = self
-            .producer
-            .context()
-            .lock()
-            .failed
-            .as_ref()
-            .map(|f| f.code);
-        if let Some(code) = failed {
-            return Err(self.give_up(committing, &KafkaError::MessageProduction(code)));
-        }
+        // librdkafka asks the brokers for nothing where a record was not delivered, so what fails for that had no effect.
         self.producer
             .commit_transaction(self.timeout())
             .map_err(|e| self.give_up(committing, &e))?;
@@ -375,7 +364,6 @@ impl Committer {
         group: &Arc<ConsumerGroupMetadata>,
         doing: &'static str,
     ) -> Result<(), Failure> {
-        self.asked = true;
         let (producer, group, timeout) = (self.producer.clone(), group.clone(), self.timeout());
         let (answer, answered) = mpsc::sync_channel(1);
         let asking = std::thread::Builder::new().name("limn-offsets".to_owned());
@@ -385,18 +373,17 @@ impl Committer {
             drop(producer);
             let _ = answer.send(sent);
         });
-        let sent = asking.map(|_| answered.recv_timeout(timeout + GRACE));
-        let reason = match sent {
-            Ok(Ok(Ok(()))) => {
-                self.asked = false;
-                return Ok(());
-            }
+        let reason = match asking.map(|_| answered.recv_timeout(timeout + GRACE)) {
+            Ok(Ok(Ok(()))) => return Ok(()),
             Ok(Ok(Err(error))) => {
-                // Then Kafka has answered.
-                self.asked = !lost_ownership(&error);
+                // A refusal is an answer.
+                self.asked = lost(&error).is_none();
                 return Err(self.give_up(doing, &error));
             }
-            Ok(Err(_)) => "the coordinator of the group is not found".to_owned(),
+            Ok(Err(_)) => {
+                self.asked = true;
+                "the coordinator of the group is not found".to_owned()
+            }
             Err(error) => format!("no thread is to be had: {error}"),
         };
         self.abort()?;
@@ -514,10 +501,11 @@ impl Committer {
             KafkaError::MessageProduction(_) => true,
             _ => false,
         };
-        if lost_ownership(error) {
-            // Nothing was committed. The abort only spares other readers the wait for the time-out.
-            if self.settle() {
-                let _ = self.producer.abort_transaction(self.timeout());
+        if let Some(to) = lost(error) {
+            // Nothing was committed. The abort only spares other readers the wait for the time-out, and must not come in the way
+            // of a producer that has taken the name over.
+            if self.settle() || matches!(to, To::Member) {
+                let _ = self.abort();
             }
             let reason = said(self.producer.context().failed().as_ref());
             return Error::Fenced { doing, reason }.into();
@@ -527,10 +515,11 @@ impl Committer {
             return Error::InDoubt { doing, reason }.into();
         }
         // A call can fail before it is heard which record it failed for.
-        self.settle();
+        let settled = self.settle();
         let failed = self.producer.context().failed();
         let reason = said(failed.as_ref());
-        if let Err(in_doubt) = self.abort() {
+        self.skipped |= failed.as_ref().is_some_and(|f| f.too_large);
+        if let Err(in_doubt) = self.end(settled) {
             return in_doubt.into();
         }
         match failed.filter(|f| f.too_large) {
@@ -550,7 +539,12 @@ impl Committer {
 
     /// Ends the transaction, whose commit nobody has asked for, or which Kafka has said not to commit.
     fn abort(&mut self) -> Result<(), Error> {
-        if self.settle() {
+        let settled = self.settle();
+        self.end(settled)
+    }
+
+    fn end(&mut self, settled: bool) -> Result<(), Error> {
+        if settled {
             return self
                 .producer
                 .abort_transaction(self.timeout())
@@ -561,6 +555,7 @@ impl Committer {
         }
         // The successor's first request aborts it, under a higher epoch (see `Committer`).
         self.producer = producer(&self.config, self.timeout())?;
+        self.skipped = false;
         Ok(())
     }
 }

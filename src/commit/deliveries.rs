@@ -26,7 +26,6 @@ pub(super) struct Delivered {
 pub(super) struct Undelivered {
     pub(super) topic: String,
     pub(super) too_large: bool,
-    pub(super) code: RDKafkaErrorCode,
     pub(super) reason: String,
 }
 
@@ -84,7 +83,6 @@ impl ProducerContext for Deliveries {
                     delivered.failed = Some(Undelivered {
                         topic: message.topic().to_owned(),
                         too_large,
-                        code: code.unwrap_or(RDKafkaErrorCode::Unknown),
                         reason: error.to_string(),
                     });
                 }

@@ -27,19 +27,26 @@ pub(super) fn is_denied(error: &KafkaError) -> bool {
     code(error) == Some(RDKafkaErrorCode::TopicAuthorizationFailed)
 }
 
-/// Whether Kafka says that another producer or group member has taken over.
-pub(super) fn lost_ownership(error: &KafkaError) -> bool {
-    matches!(
-        code(error),
-        Some(
-            RDKafkaErrorCode::Fenced
-                | RDKafkaErrorCode::ProducerFenced
-                | RDKafkaErrorCode::InvalidProducerEpoch
-                | RDKafkaErrorCode::IllegalGeneration
-                | RDKafkaErrorCode::UnknownMemberId
-                | RDKafkaErrorCode::FencedInstanceId
-                | RDKafkaErrorCode::StaleMemberEpoch
-                | RDKafkaErrorCode::FencedMemberEpoch
-        )
-    )
+/// Who has taken over what this instance had.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum To {
+    /// A producer of the same name.
+    Producer,
+    /// Other members of the group.
+    Member,
+}
+
+/// To whom this instance has lost what it had, where Kafka says that it has.
+pub(super) fn lost(error: &KafkaError) -> Option<To> {
+    match code(error)? {
+        RDKafkaErrorCode::Fenced
+        | RDKafkaErrorCode::ProducerFenced
+        | RDKafkaErrorCode::InvalidProducerEpoch => Some(To::Producer),
+        RDKafkaErrorCode::IllegalGeneration
+        | RDKafkaErrorCode::UnknownMemberId
+        | RDKafkaErrorCode::FencedInstanceId
+        | RDKafkaErrorCode::StaleMemberEpoch
+        | RDKafkaErrorCode::FencedMemberEpoch => Some(To::Member),
+        _ => None,
+    }
 }
