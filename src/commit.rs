@@ -178,7 +178,8 @@ const LARGEST: &str = "60000000";
 /// after the abort belongs to the next transaction of the same epoch, for a broker that does not ask the coordinator (before Kafka 3.6).
 /// So such a transaction is not aborted by its producer but by a successor, whose `InitProducerId` aborts under a higher epoch: no
 /// number comes again there, and what the former producer has on its way is refused everywhere. The same where it is not known
-/// whether the group has got the offsets.
+/// whether the group has got the offsets, and where the brokers have refused records, behind which librdkafka numbers on as if they
+/// had not.
 pub struct Committer {
     producer: ThreadedProducer<Deliveries>,
     config: Config,
@@ -188,9 +189,6 @@ pub struct Committer {
     asked: bool,
     /// Topics whose records are sent one by one, because they take less than what makes a batch.
     apart: HashSet<String>,
-    /// The brokers have refused records. librdkafka numbers on as if they had been taken, which the brokers refuse in turn,
-    /// once: the abort that follows begins a new count.
-    skipped: bool,
 }
 
 /// The transactional producer's own configuration.
@@ -249,7 +247,6 @@ impl Committer {
             sent: 0,
             asked: false,
             apart: HashSet::new(),
-            skipped: false,
         })
     }
 
@@ -269,12 +266,7 @@ impl Committer {
     ) -> Result<Ends, Error> {
         loop {
             match self.attempt(batch, group) {
-                Ok(ends) => {
-                    self.skipped = false;
-                    return Ok(ends);
-                }
-                Err(Failure::Known(Error::Aborted { .. })) if std::mem::take(&mut self.skipped) => {
-                }
+                Ok(ends) => return Ok(ends),
                 Err(Failure::Known(error)) => return Err(error),
                 Err(Failure::Denied { doing, reason }) => {
                     let topics: BTreeSet<&str> = batch.records.iter().map(|r| &*r.topic).collect();
@@ -283,7 +275,6 @@ impl Committer {
                     let reason = format!(
                         "{reason}. Allow Write on {topics}, and Read on {input} (docs/operations.md, Permissions)"
                     );
-                    self.skipped = false;
                     return Err(Error::Aborted { doing, reason });
                 }
                 Err(Failure::Refused { topic, reason }) => {
@@ -399,10 +390,7 @@ impl Committer {
             delivered.failed.take_if(|failed| failed.too_large)
         };
         match (failed, flushed) {
-            (Some(failed), _) => {
-                self.skipped = true;
-                Err(self.too_large(index, record, failed.reason).into())
-            }
+            (Some(failed), _) => Err(self.too_large(index, record, failed.reason).into()),
             (None, true) => Ok(()),
             (None, false) => Err(self.give_up("sending records", &unsent())),
         }
@@ -518,7 +506,6 @@ impl Committer {
         let settled = self.settle();
         let failed = self.producer.context().failed();
         let reason = said(failed.as_ref());
-        self.skipped |= failed.as_ref().is_some_and(|f| f.too_large);
         if let Err(in_doubt) = self.end(settled) {
             return in_doubt.into();
         }
@@ -529,12 +516,12 @@ impl Committer {
         }
     }
 
-    /// Whether Kafka has answered all that it was sent in this attempt. It is waited for, but not for long.
+    /// Whether Kafka has taken all that it was sent in this attempt. It is waited for, but not for long.
     fn settle(&self) -> bool {
         if self.flush(SETTLED) {
             self.heard();
         }
-        !self.asked && self.producer.context().lock().settled == self.sent
+        !self.asked && self.producer.context().lock().delivered == self.sent
     }
 
     /// Ends the transaction, whose commit nobody has asked for, or which Kafka has said not to commit.
@@ -555,7 +542,6 @@ impl Committer {
         }
         // The successor's first request aborts it, under a higher epoch (see `Committer`).
         self.producer = producer(&self.config, self.timeout())?;
-        self.skipped = false;
         Ok(())
     }
 }

@@ -16,8 +16,8 @@ pub(super) struct Delivered {
     pub(super) attempt: usize,
     /// How many records were told of.
     pub(super) reports: usize,
-    /// Of these: delivered, or refused as too large, so that the brokers and librdkafka agree on what was written.
-    pub(super) settled: usize,
+    /// How many of these were written.
+    pub(super) delivered: usize,
     pub(super) ends: Ends,
     pub(super) failed: Option<Undelivered>,
 }
@@ -67,7 +67,7 @@ impl ProducerContext for Deliveries {
         delivered.reports += 1;
         match result {
             Ok(message) => {
-                delivered.settled += 1;
+                delivered.delivered += 1;
                 let end = delivered
                     .ends
                     .entry((message.topic().to_owned(), message.partition()))
@@ -77,7 +77,6 @@ impl ProducerContext for Deliveries {
             Err((error, message)) => {
                 let code = error.rdkafka_error_code();
                 let too_large = code == Some(RDKafkaErrorCode::MessageSizeTooLarge);
-                delivered.settled += usize::from(too_large);
                 let known = delivered.failed.as_ref();
                 if known.is_none_or(|known| too_large && !known.too_large) {
                     delivered.failed = Some(Undelivered {
