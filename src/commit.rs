@@ -479,33 +479,29 @@ impl Committer {
     /// Decides what a failed call means. Only an error that Kafka calls abortable, followed by an abort that worked,
     /// is a known outcome; everything else is doubt, and doubt is never resolved by guessing.
     fn give_up(&mut self, doing: &'static str, error: &KafkaError) -> Failure {
-        let said = reason(error, &self.config.transactional_id);
-        let said = |failed: Option<&Undelivered>| match failed {
-            Some(f) => format!("{said} (first undelivered record: {})", f.reason),
-            None => said.clone(),
-        };
         let abortable = match error {
             KafkaError::Transaction(e) => e.txn_requires_abort() && !e.is_fatal(),
             KafkaError::MessageProduction(_) => true,
             _ => false,
         };
+        // A call can fail before it is heard which record it failed for, and a successor does not know.
+        let settled = self.settle();
+        let failed = self.producer.context().failed();
+        let mut reason = reason(error, &self.config.transactional_id);
+        if let Some(failed) = &failed {
+            reason += &format!(" (first undelivered record: {})", failed.reason);
+        }
         if let Some(to) = lost(error) {
             // Nothing was committed. The abort only spares other readers the wait for the time-out, and must not come in the way
             // of a producer that has taken the name over.
-            if self.settle() || matches!(to, To::Member) {
-                let _ = self.abort();
+            if settled || to == To::Member {
+                let _ = self.end(settled);
             }
-            let reason = said(self.producer.context().failed().as_ref());
             return Error::Fenced { doing, reason }.into();
         }
         if !abortable {
-            let reason = said(self.producer.context().failed().as_ref());
             return Error::InDoubt { doing, reason }.into();
         }
-        // A call can fail before it is heard which record it failed for.
-        let settled = self.settle();
-        let failed = self.producer.context().failed();
-        let reason = said(failed.as_ref());
         if let Err(in_doubt) = self.end(settled) {
             return in_doubt.into();
         }
