@@ -172,7 +172,12 @@ fn read(
             {
                 remaining(partition, end - offset);
             }
-            pending.push(partition, user, state, offset + 1)
+            pending.push(partition, user, state, offset + 1)?;
+            // Its transaction's marker is behind it, and then the end.
+            if end == Some(offset + 2) {
+                pending.ends()?;
+            }
+            Ok(())
         },
     )?;
     for (&partition, &position) in &positions {

@@ -20,7 +20,7 @@ use std::ops::Bound;
 use std::sync::{MutexGuard, PoisonError};
 
 pub(super) use block::{BLOCK_BYTES, Block, Packed, Sealer, append, split, user};
-pub(super) use index::opened as opened_index;
+pub(super) use index::check as check_index;
 pub(super) use run::Run;
 
 use super::Error;
@@ -166,7 +166,7 @@ fn blocks<'a>(
     trees: &'a Trees,
     partition: i32,
     (run, sorted): (u32, bool),
-    user: &str,
+    user: &'a str,
 ) -> Result<Box<dyn Iterator<Item = Result<Found, Error>> + 'a>, Error> {
     if sorted {
         let blocks = sorted::blocks(trees, partition, run, user)?;

@@ -149,6 +149,17 @@ impl Pending {
         Ok(())
     }
 
+    /// Sends what waits of the partition that the last record was of: most likely nothing of it follows, and its index can be written while
+    /// others are read, and while the brokers are waited for who say so. If something does, it goes behind that.
+    pub(super) fn ends(&mut self) -> Result<(), Error> {
+        let Some((partition, of)) = self.partitions.get_mut(self.last) else {
+            return Ok(());
+        };
+        let (partition, next) = (*partition, of.next);
+        let read = mem::take(&mut of.read);
+        self.send(partition, read, next, false)
+    }
+
     fn find(&self, partition: i32) -> Option<usize> {
         let mut partitions = self.partitions.iter();
         partitions.position(|(number, _)| *number == partition)
@@ -201,4 +212,32 @@ impl Pending {
 fn room(emptied: &Receiver<ReadBack>) -> ReadBack {
     let new = || ReadBack::with_room(PIECE_BYTES + PIECE_BYTES / 16);
     emptied.try_recv().unwrap_or_else(|_| new())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_partition_most_likely_ends_with_is_on_its_way_and_what_follows_goes_behind_it() {
+        let (mut pending, writers) = Pending::new(7);
+        let state = |version| Some((version, &b"tea"[..]));
+        pending.push(3, "ann", state(1), 5).unwrap();
+        pending.push(4, "eve", state(1), 9).unwrap();
+        pending.push(3, "bob", state(1), 6).unwrap();
+        pending.ends().unwrap();
+        let sent = |writer: usize| {
+            let piece = writers[writer].pieces.try_recv().ok()?;
+            let (offset, empty) = (piece.applied.offset, piece.read.bytes() == 0);
+            Some((piece.partition, offset, piece.more, empty))
+        };
+        assert_eq!(sent(0), Some((3, 6, false, false)));
+        assert_eq!((sent(0), sent(1)), (None, None));
+        pending.push(3, "kim", state(1), 8).unwrap();
+        pending.ends_at(4, 11);
+        pending.send_all().unwrap();
+        assert_eq!(sent(0), Some((3, 8, false, false)));
+        assert_eq!(sent(1), Some((4, 11, false, false)));
+        assert_eq!((sent(0), sent(1)), (None, None));
+    }
 }

@@ -12,16 +12,17 @@ use super::{Found, Kind, block_key, index_key, indexed_key};
 /// Entries of one block of the index.
 const ENTRIES: usize = 1024;
 
-/// The format of a block of the index: its entries, ascending, each big-endian.
-const FORMAT: u8 = 1;
-
 /// Bits of an entry that are the block's number.
 const BLOCK_BITS: u32 = 24;
 
 /// Blocks that an index can tell apart.
 pub(super) const MOST_BLOCKS: u32 = 1 << BLOCK_BITS;
 
-/// The key of the users' hashes, which stands on the disk with them. It is no secret: who makes users of one hash up (40 bits of
+/// Bits of a hash that [`Form::Near`] leaves away, of 40: so the hashes of a run's block of entries lie so near to one another that three
+/// bytes tell them apart, and of the users who are not there one in some thousand has a block looked through.
+const AWAY_BITS: u32 = 10;
+
+/// The key of the users' hashes, which stands on the disk with them. It is no secret: who makes users of one hash up (30 bits of
 /// SipHash-1-3) makes some more blocks of theirs to be looked through.
 const KEYS: (u64, u64) = (0x6c69_6d6e_2069_6e64, 0x6578_206f_6620_7273);
 
@@ -30,14 +31,13 @@ const KEYS: (u64, u64) = (0x6c69_6d6e_2069_6e64, 0x6578_206f_6620_7273);
 pub(in crate::store) struct Entry(u64);
 
 impl Entry {
-    /// Of a block below [`MOST_BLOCKS`].
+    /// Of a block below [`MOST_BLOCKS`], as it is written.
     pub(super) fn new(user: &[u8], block: u32) -> Self {
-        // So the tests have users of one hash.
-        #[cfg(test)]
-        let user = user.split(|byte| *byte == b'|').next().unwrap_or_default();
-        let mut hasher = SipHasher13::new_with_keys(KEYS.0, KEYS.1);
-        hasher.write(user);
-        Self(hasher.finish() >> BLOCK_BITS << BLOCK_BITS | u64::from(block))
+        Self::of(Form::Near.hash(user), block)
+    }
+
+    fn of(hash: u64, block: u32) -> Self {
+        Self(hash << BLOCK_BITS | u64::from(block))
     }
 
     /// The same for users of one hash.
@@ -53,6 +53,89 @@ impl Entry {
     pub(super) fn bytes(self) -> [u8; 8] {
         self.0.to_be_bytes()
     }
+}
+
+/// How a block of the index is written: its entries, ascending. The number is its format.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Form {
+    /// Each whole, big-endian, with 40 bits of the hash. No more are made: folders of format 5 and 6 have them.
+    Whole = 1,
+    /// How many bytes the hashes and the blocks' numbers have, the first entry's hash without [`AWAY_BITS`] (`u32`, little-endian), and of
+    /// each entry the number of its block and, behind that, what its hash is more than the first (little-endian).
+    Near = 2,
+}
+
+impl Form {
+    /// 40 bits of a user's hash, as far as they are written.
+    fn hash(self, user: &[u8]) -> u64 {
+        // So the tests have users of one hash.
+        #[cfg(test)]
+        let user = user.split(|byte| *byte == b'|').next().unwrap_or_default();
+        let mut hasher = SipHasher13::new_with_keys(KEYS.0, KEYS.1);
+        hasher.write(user);
+        let hash = hasher.finish() >> BLOCK_BITS;
+        match self {
+            Self::Whole => hash,
+            Self::Near => hash >> AWAY_BITS << AWAY_BITS,
+        }
+    }
+
+    /// Seals entries for a key.
+    fn seal(self, key: &[u8], entries: &[Entry]) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        match self {
+            Self::Whole => bytes.extend(entries.iter().flat_map(|entry| entry.bytes())),
+            Self::Near => {
+                let first = entries.first().map_or(0, |entry| entry.hash());
+                let above = |entry: &Entry| (entry.hash() - first) >> AWAY_BITS;
+                let hash = width(entries.last().map_or(0, above));
+                let most = entries.iter().map(|entry| entry.block()).max();
+                // At least one, so that entries can be counted.
+                let block = width(most.unwrap_or(0).into()).max(1);
+                bytes.reserve(6 + entries.len() * (hash + block));
+                bytes.extend([hash, block].map(|width| width as u8));
+                bytes.extend(((first >> AWAY_BITS) as u32).to_le_bytes());
+                for entry in entries {
+                    let both = above(entry) << (8 * block) | u64::from(entry.block());
+                    bytes.extend_from_slice(&both.to_le_bytes()[..hash + block]);
+                }
+            }
+        }
+        seal(self as u8, key, &[&bytes])
+    }
+
+    /// The entries that [`Form::seal`] has written; `None` where it has not.
+    fn open(self, bytes: &[u8]) -> Option<Vec<Entry>> {
+        if self == Self::Whole {
+            let (entries, []) = bytes.as_chunks::<8>() else {
+                return None;
+            };
+            let entries = entries.iter().map(|e| Entry(u64::from_be_bytes(*e)));
+            return Some(entries.collect());
+        }
+        let (&[hash, block], bytes) = bytes.split_first_chunk::<2>()?;
+        let (first, bytes) = bytes.split_first_chunk::<4>()?;
+        let first = u64::from(u32::from_le_bytes(*first));
+        let (hash, block) = (usize::from(hash), usize::from(block));
+        if hash > 4 || !(1..=3).contains(&block) || !bytes.len().is_multiple_of(hash + block) {
+            return None;
+        }
+        let entry = |both: &[u8]| {
+            let mut eight = [0; 8];
+            eight[..both.len()].copy_from_slice(both);
+            let both = u64::from_le_bytes(eight);
+            let hash = first + (both >> (8 * block));
+            let number = both & ((1 << (8 * block)) - 1);
+            let fits = hash >> (u64::BITS - BLOCK_BITS - AWAY_BITS) == 0;
+            fits.then_some(Entry(hash << (BLOCK_BITS + AWAY_BITS) | number))
+        };
+        bytes.chunks_exact(hash + block).map(entry).collect()
+    }
+}
+
+/// Bytes of a number.
+fn width(number: u64) -> usize {
+    (u64::BITS - number.leading_zeros()).div_ceil(8) as usize
 }
 
 /// A key, and the value that goes there.
@@ -71,51 +154,71 @@ pub(super) fn sealed(
         let some = index[begin..].chunks(ENTRIES).next()?;
         begin += some.len();
         let key = index_key(partition, run, some[0]);
-        let sealed = of(&key, some);
+        let sealed = Form::Near.seal(&key, some);
         Some((key, sealed))
     })
 }
 
-fn of(key: &[u8], entries: &[Entry]) -> Vec<u8> {
-    let bytes: Vec<u8> = entries.iter().flat_map(|entry| entry.bytes()).collect();
-    seal(FORMAT, key, &[&bytes])
+/// A block of an index, as it stands.
+struct Named {
+    key: sled::IVec,
+    /// None where only the block's place is written: its run did not come to its end.
+    form: Option<Form>,
+    entries: Vec<Entry>,
 }
 
-/// The blocks of an index that may name a user, the last first, and the entries in each. One is read when it is come to.
+impl Named {
+    /// Whether an entry may be a user's.
+    fn names(&self, user: &str) -> impl Fn(&Entry) -> bool + use<> {
+        let hash = self.form.map(|form| form.hash(user.as_bytes()));
+        move |entry| Some(entry.hash()) == hash
+    }
+}
+
+/// The blocks of an index that may name a user, the last first. One is read when it is come to.
 fn named(
     trees: &Trees,
     partition: i32,
     run: u32,
     user: &str,
-) -> impl Iterator<Item = Result<(sled::IVec, Vec<Entry>), Error>> + use<> {
+) -> impl Iterator<Item = Result<Named, Error>> + use<> {
+    // Whichever form they are of: the one's hashes begin with the other's.
     let least = Entry::new(user.as_bytes(), 0);
+    let last = Entry(least.0 | ((1 << (BLOCK_BITS + AWAY_BITS)) - 1));
     let begin = index_key(partition, run, least);
-    let end = index_key(partition, run, Entry(least.0 | u64::from(MOST_BLOCKS - 1)));
+    let end = index_key(partition, run, last);
     let all = indexed_key(partition, run, Kind::Index)..=end;
     let (mut blocks, mut more) = (trees.packed.range(all).rev(), true);
     std::iter::from_fn(move || {
         let read = if more { blocks.next()? } else { return None };
         Some(read.map_err(Error::from).and_then(|(key, sealed)| {
             more = key[..] > begin[..];
-            let entries = opened(&key, &sealed)?;
-            Ok((key, entries))
+            let (form, entries) = opened(&key, &sealed)?;
+            Ok(Named { key, form, entries })
         }))
     })
 }
 
 /// The entries of a block of an index, as it was read at a key.
-pub(in crate::store) fn opened(key: &[u8], sealed: &[u8]) -> Result<Vec<Entry>, Error> {
+pub(super) fn opened(key: &[u8], sealed: &[u8]) -> Result<(Option<Form>, Vec<Entry>), Error> {
     let torn = || Error::Torn("the index of packed states does not match its checksum".to_owned());
-    let payload = match sealed.first() {
-        // Its place only: the run did not come to its end.
-        None => &[],
-        Some(_) => unseal(FORMAT, key, sealed).ok_or_else(torn)?,
+    let form = match sealed.first() {
+        None => return Ok((None, Vec::new())),
+        Some(1) => Form::Whole,
+        Some(_) => Form::Near,
     };
-    let (entries, []) = payload.as_chunks::<8>() else {
-        return Err(torn());
-    };
-    let entries = entries.iter().map(|e| Entry(u64::from_be_bytes(*e)));
-    Ok(entries.collect())
+    let entries = unseal(form as u8, key, sealed).and_then(|bytes| form.open(bytes));
+    Ok((Some(form), entries.ok_or_else(torn)?))
+}
+
+/// For the fuzz target: what can be read is written as it was, or as what is read as the same.
+pub(in crate::store) fn check(key: &[u8], sealed: &[u8]) {
+    if let Ok((Some(form), entries)) = opened(key, sealed)
+        && entries.is_sorted()
+    {
+        let again = opened(key, &form.seal(key, &entries)).ok();
+        assert_eq!(again, Some((Some(form), entries)));
+    }
 }
 
 /// The blocks of a run in which a user may stand, the last first. One is read when it is come to: of a user who is always at it there
@@ -124,12 +227,12 @@ pub(super) fn blocks<'a>(
     trees: &'a Trees,
     partition: i32,
     run: u32,
-    user: &str,
-) -> impl Iterator<Item = Result<Found, Error>> + use<'a> {
-    let hash = Entry::new(user.as_bytes(), 0).hash();
-    let of = move |named: Result<(sled::IVec, Vec<Entry>), Error>| match named {
-        Ok((_, entries)) => {
-            let of = entries.iter().filter(|entry| entry.hash() == hash);
+    user: &'a str,
+) -> impl Iterator<Item = Result<Found, Error>> + 'a {
+    let of = move |named: Result<Named, Error>| match named {
+        Ok(named) => {
+            let names = named.names(user);
+            let of = named.entries.iter().filter(|entry| names(entry));
             of.rev().map(|entry| Ok(entry.block())).collect()
         }
         Err(error) => vec![Err(error)],
@@ -159,19 +262,22 @@ pub(super) fn without(
     user: &str,
     share: &[sled::IVec],
 ) -> Result<Vec<Written>, Error> {
-    let hash = Entry::new(user.as_bytes(), 0).hash();
     let mut rewritten = Vec::new();
     for named in named(trees, partition, run, user) {
-        let (key, mut entries) = named?;
-        let before = entries.len();
-        entries.retain(|entry| {
+        let mut named = named?;
+        let (names, before) = (named.names(user), named.entries.len());
+        named.entries.retain(|entry| {
             let block = block_key(partition, run, entry.block());
-            entry.hash() != hash || share.iter().any(|key| *key == block)
+            !names(entry) || share.iter().any(|key| *key == block)
         });
-        if entries.len() < before {
-            let sealed = of(&key, &entries);
-            rewritten.push((key.to_vec(), sealed));
+        // As it was written: what is left out of a hash is not to be had from the others.
+        if let Some(form) = named.form.filter(|_| named.entries.len() < before) {
+            let sealed = form.seal(&named.key, &named.entries);
+            rewritten.push((named.key.to_vec(), sealed));
         }
     }
     Ok(rewritten)
 }
+
+#[cfg(test)]
+mod tests;
