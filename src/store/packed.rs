@@ -258,8 +258,8 @@ pub(super) fn erase(database: &Database, partition: i32, user: &str) -> Result<(
             let sealed = database.with(|trees| {
                 let sealed = trees.packed.get(&key)?.unwrap_or_default();
                 let block = Block::open(&key, &sealed)?;
-                if index::shared(&block, user)? {
-                    shared.push(key.clone());
+                if let Some(whole) = index::shared(&block, user)? {
+                    shared.push((key.clone(), whole));
                 }
                 let rest = block.without(|_, state| state.user == user)?;
                 Ok(rest.map(|rest| block.sealer().seal(&key, &rest)))

@@ -31,7 +31,7 @@ pub(super) struct Piece {
     partition: i32,
     read: ReadBack,
     applied: Applied,
-    /// More of the partition follows.
+    /// More of the partition follows. Else most likely none does ([`Pending::ends`]).
     more: bool,
 }
 
@@ -156,7 +156,7 @@ impl Pending {
             return Ok(());
         };
         let (partition, next) = (*partition, of.next);
-        let read = mem::take(&mut of.read);
+        let read = mem::replace(&mut of.read, room(&self.emptied));
         self.send(partition, read, next, false)
     }
 

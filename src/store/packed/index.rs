@@ -19,11 +19,11 @@ const BLOCK_BITS: u32 = 24;
 pub(super) const MOST_BLOCKS: u32 = 1 << BLOCK_BITS;
 
 /// Bits of a hash that [`Form::Near`] leaves away, of 40: so the hashes of a run's block of entries lie so near to one another that three
-/// bytes tell them apart, and of the users who are not there one in some thousand has a block looked through.
+/// bytes tell them apart, and of the users who are not in a run one in 2,048 at the most has a block of it looked through.
 const AWAY_BITS: u32 = 10;
 
 /// The key of the users' hashes, which stands on the disk with them. It is no secret: who makes users of one hash up (30 bits of
-/// SipHash-1-3) makes some more blocks of theirs to be looked through.
+/// SipHash-1-3, so some 2^30 tries for each) makes as many more blocks to be looked through for who has that hash, and for nobody else.
 const KEYS: (u64, u64) = (0x6c69_6d6e_2069_6e64, 0x6578_206f_6620_7273);
 
 /// The higher bits of a user's hash, and one of the blocks in which such a user stands.
@@ -247,20 +247,23 @@ pub(super) fn blocks<'a>(
     })
 }
 
-/// Whether another user of the same hash stands in a block.
-pub(super) fn shared(block: &Block<'_>, user: &str) -> Result<bool, Error> {
-    let hash = |user: &str| Entry::new(user.as_bytes(), 0).hash();
+/// Whether another user stands in a block whose hash is the same as far as [`Form::Near`] has it, and if so, whether one's is the same
+/// as [`Form::Whole`] has it.
+pub(super) fn shared(block: &Block<'_>, user: &str) -> Result<Option<bool>, Error> {
+    let same = |form: Form, other: &str| form.hash(other.as_bytes()) == form.hash(user.as_bytes());
     let states = block.states()?;
-    let mut others = states.iter().filter(|(state, _)| state.user != user);
-    Ok(others.any(|(state, _)| hash(state.user) == hash(user)))
+    let others = states.iter().map(|(state, _)| state.user);
+    let others = others.filter(|&other| other != user && same(Form::Near, other));
+    let whole = others.map(|other| same(Form::Whole, other));
+    Ok(whole.reduce(|one, other| one || other))
 }
 
-/// The blocks of the index as they are when a user is taken out, but for those blocks of states that others of its hash `share`.
+/// The blocks of the index as they are when a user is taken out, but for those blocks of states that others of its hash `share` ([`shared`]).
 pub(super) fn without(
     trees: &Trees,
     (partition, run): (i32, u32),
     user: &str,
-    share: &[sled::IVec],
+    share: &[(sled::IVec, bool)],
 ) -> Result<Vec<Written>, Error> {
     let mut rewritten = Vec::new();
     for named in named(trees, partition, run, user) {
@@ -268,7 +271,11 @@ pub(super) fn without(
         let (names, before) = (named.names(user), named.entries.len());
         named.entries.retain(|entry| {
             let block = block_key(partition, run, entry.block());
-            !names(entry) || share.iter().any(|key| *key == block)
+            let stays = |whole: bool| whole || named.form == Some(Form::Near);
+            !names(entry)
+                || share
+                    .iter()
+                    .any(|(key, whole)| *key == block && stays(*whole))
         });
         // As it was written: what is left out of a hash is not to be had from the others.
         if let Some(form) = named.form.filter(|_| named.entries.len() < before) {

@@ -102,8 +102,43 @@ fn an_index_of_an_older_limn_is_found_in_and_erased_from_as_it_is() {
     // The last one stood in both runs.
     assert_eq!(hashes.len(), before - gone.len() - 1);
     for user in gone {
-        assert!(!hashes.contains(&Form::Whole.hash(name(user).as_bytes())));
+        for form in [Form::Whole, Form::Near] {
+            assert!(!hashes.contains(&form.hash(name(user).as_bytes())));
+        }
         assert!(!left.contains(&name(user)), "{user}");
+    }
+}
+
+#[test]
+fn users_whose_hashes_differ_only_in_what_is_left_away_are_erased_apart() {
+    let mut seen = std::collections::HashMap::new();
+    let pair = (0..500_000).map(name).find_map(|user| {
+        let other = seen.insert(Form::Near.hash(user.as_bytes()), user.clone());
+        let differs = |other: &String| {
+            Form::Whole.hash(other.as_bytes()) != Form::Whole.hash(user.as_bytes())
+        };
+        other.filter(differs).map(|other| [other, user])
+    });
+    let pair = pair.unwrap();
+    for whole in [false, true] {
+        let (database, _folder) = temporary();
+        let view = View::new(Arc::clone(&database), 0);
+        let state = |user: &String| change(0, user, Some((1, "tea".repeat(300))));
+        restore(&view, 0, pair.iter().map(state));
+        assert_eq!(runs_of(&database, 0), 1);
+        if whole {
+            write_whole(&database, 0, 0);
+        }
+        let hashes = || everything(&database).1;
+        assert_eq!(hashes().len(), if whole { 2 } else { 1 });
+        apply(&view, vec![change(0, &pair[0], None)]);
+        let form = if whole { Form::Whole } else { Form::Near };
+        assert_eq!(hashes(), [form.hash(pair[1].as_bytes())]);
+        let there = [0, 1].map(|at: usize| view.get(0, &pair[at]).unwrap().is_some());
+        assert_eq!(there, [false, true]);
+        apply(&view, vec![change(0, &pair[1], None)]);
+        assert_eq!(hashes().len(), 0);
+        assert_eq!(view.get(0, &pair[1]).unwrap(), None);
     }
 }
 
