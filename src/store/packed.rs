@@ -166,7 +166,7 @@ fn blocks<'a>(
     trees: &'a Trees,
     partition: i32,
     (run, sorted): (u32, bool),
-    user: &'a str,
+    user: &str,
 ) -> Result<Box<dyn Iterator<Item = Result<Found, Error>> + 'a>, Error> {
     if sorted {
         let blocks = sorted::blocks(trees, partition, run, user)?;
@@ -258,9 +258,8 @@ pub(super) fn erase(database: &Database, partition: i32, user: &str) -> Result<(
             let sealed = database.with(|trees| {
                 let sealed = trees.packed.get(&key)?.unwrap_or_default();
                 let block = Block::open(&key, &sealed)?;
-                if let Some(whole) = index::shared(&block, user)? {
-                    shared.push((key.clone(), whole));
-                }
+                let others = index::shared(&block, user)?;
+                shared.extend(others.into_iter().map(|hash| (key.clone(), hash)));
                 let rest = block.without(|_, state| state.user == user)?;
                 Ok(rest.map(|rest| block.sealer().seal(&key, &rest)))
             })?;

@@ -33,7 +33,7 @@ pub(in crate::store) struct Entry(u64);
 impl Entry {
     /// Of a block below [`MOST_BLOCKS`], as it is written.
     pub(super) fn new(user: &[u8], block: u32) -> Self {
-        Self::of(Form::Near.hash(user), block)
+        Self::of(Form::Near.kept(hash(user)), block)
     }
 
     fn of(hash: u64, block: u32) -> Self {
@@ -65,15 +65,19 @@ pub(super) enum Form {
     Near = 2,
 }
 
+/// 40 bits of a user's hash.
+fn hash(user: &[u8]) -> u64 {
+    // So the tests have users of one hash.
+    #[cfg(test)]
+    let user = user.split(|byte| *byte == b'|').next().unwrap_or_default();
+    let mut hasher = SipHasher13::new_with_keys(KEYS.0, KEYS.1);
+    hasher.write(user);
+    hasher.finish() >> BLOCK_BITS
+}
+
 impl Form {
-    /// 40 bits of a user's hash, as far as they are written.
-    fn hash(self, user: &[u8]) -> u64 {
-        // So the tests have users of one hash.
-        #[cfg(test)]
-        let user = user.split(|byte| *byte == b'|').next().unwrap_or_default();
-        let mut hasher = SipHasher13::new_with_keys(KEYS.0, KEYS.1);
-        hasher.write(user);
-        let hash = hasher.finish() >> BLOCK_BITS;
+    /// A user's hash ([`hash`]) as far as it is written.
+    fn kept(self, hash: u64) -> u64 {
         match self {
             Self::Whole => hash,
             Self::Near => hash >> AWAY_BITS << AWAY_BITS,
@@ -162,28 +166,19 @@ pub(super) fn sealed(
 /// A block of an index, as it stands.
 struct Named {
     key: sled::IVec,
-    /// None where only the block's place is written: its run did not come to its end.
-    form: Option<Form>,
+    form: Form,
     entries: Vec<Entry>,
 }
 
-impl Named {
-    /// Whether an entry may be a user's.
-    fn names(&self, user: &str) -> impl Fn(&Entry) -> bool + use<> {
-        let hash = self.form.map(|form| form.hash(user.as_bytes()));
-        move |entry| Some(entry.hash()) == hash
-    }
-}
-
-/// The blocks of an index that may name a user, the last first. One is read when it is come to.
+/// The blocks of an index that may name a user of this hash, the last first. One is read when it is come to.
 fn named(
     trees: &Trees,
     partition: i32,
     run: u32,
-    user: &str,
+    hash: u64,
 ) -> impl Iterator<Item = Result<Named, Error>> + use<> {
     // Whichever form they are of: the one's hashes begin with the other's.
-    let least = Entry::new(user.as_bytes(), 0);
+    let least = Entry::of(Form::Near.kept(hash), 0);
     let last = Entry(least.0 | ((1 << (BLOCK_BITS + AWAY_BITS)) - 1));
     let begin = index_key(partition, run, least);
     let end = index_key(partition, run, last);
@@ -199,25 +194,26 @@ fn named(
     })
 }
 
-/// The entries of a block of an index, as it was read at a key.
-pub(super) fn opened(key: &[u8], sealed: &[u8]) -> Result<(Option<Form>, Vec<Entry>), Error> {
+/// The entries of a block of an index, as it was read at a key; none where only its place is written, as of a run that did not come
+/// to its end.
+pub(super) fn opened(key: &[u8], sealed: &[u8]) -> Result<(Form, Vec<Entry>), Error> {
     let torn = || Error::Torn("the index of packed states does not match its checksum".to_owned());
     let form = match sealed.first() {
-        None => return Ok((None, Vec::new())),
+        None => return Ok((Form::Near, Vec::new())),
         Some(1) => Form::Whole,
         Some(_) => Form::Near,
     };
     let entries = unseal(form as u8, key, sealed).and_then(|bytes| form.open(bytes));
-    Ok((Some(form), entries.ok_or_else(torn)?))
+    Ok((form, entries.ok_or_else(torn)?))
 }
 
 /// For the fuzz target: what can be read is written as it was, or as what is read as the same.
 pub(in crate::store) fn check(key: &[u8], sealed: &[u8]) {
-    if let Ok((Some(form), entries)) = opened(key, sealed)
+    if let Ok((form, entries)) = opened(key, sealed)
         && entries.is_sorted()
     {
         let again = opened(key, &form.seal(key, &entries)).ok();
-        assert_eq!(again, Some((Some(form), entries)));
+        assert_eq!(again, Some((form, entries)));
     }
 }
 
@@ -227,17 +223,17 @@ pub(super) fn blocks<'a>(
     trees: &'a Trees,
     partition: i32,
     run: u32,
-    user: &'a str,
-) -> impl Iterator<Item = Result<Found, Error>> + 'a {
+    user: &str,
+) -> impl Iterator<Item = Result<Found, Error>> + use<'a> {
+    let hash = hash(user.as_bytes());
     let of = move |named: Result<Named, Error>| match named {
-        Ok(named) => {
-            let names = named.names(user);
-            let of = named.entries.iter().filter(|entry| names(entry));
+        Ok(Named { form, entries, .. }) => {
+            let of = entries.iter().filter(|e| e.hash() == form.kept(hash));
             of.rev().map(|entry| Ok(entry.block())).collect()
         }
         Err(error) => vec![Err(error)],
     };
-    let numbers = named(trees, partition, run, user).flat_map(of);
+    let numbers = named(trees, partition, run, hash).flat_map(of);
     numbers.map(move |number: Result<u32, Error>| {
         let key = block_key(partition, run, number?);
         let missing =
@@ -247,40 +243,41 @@ pub(super) fn blocks<'a>(
     })
 }
 
-/// Whether another user stands in a block whose hash is the same as far as [`Form::Near`] has it, and if so, whether one's is the same
-/// as [`Form::Whole`] has it.
-pub(super) fn shared(block: &Block<'_>, user: &str) -> Result<Option<bool>, Error> {
-    let same = |form: Form, other: &str| form.hash(other.as_bytes()) == form.hash(user.as_bytes());
+/// The hashes of the other users in a block that are like a user's as far as any form keeps them.
+pub(super) fn shared(block: &Block<'_>, user: &str) -> Result<Vec<u64>, Error> {
+    let like = Form::Near.kept(hash(user.as_bytes()));
     let states = block.states()?;
-    let others = states.iter().map(|(state, _)| state.user);
-    let others = others.filter(|&other| other != user && same(Form::Near, other));
-    let whole = others.map(|other| same(Form::Whole, other));
-    Ok(whole.reduce(|one, other| one || other))
+    let others = states.iter().filter(|(state, _)| state.user != user);
+    let hashes = others.map(|(state, _)| hash(state.user.as_bytes()));
+    Ok(hashes.filter(|&of| Form::Near.kept(of) == like).collect())
 }
 
-/// The blocks of the index as they are when a user is taken out, but for those blocks of states that others of its hash `share` ([`shared`]).
+/// The blocks of the index as they are when a user is taken out, but for those blocks of states that others of its hash `share`: each
+/// with such a hash ([`shared`]).
 pub(super) fn without(
     trees: &Trees,
     (partition, run): (i32, u32),
     user: &str,
-    share: &[(sled::IVec, bool)],
+    share: &[(sled::IVec, u64)],
 ) -> Result<Vec<Written>, Error> {
+    let hash = hash(user.as_bytes());
     let mut rewritten = Vec::new();
-    for named in named(trees, partition, run, user) {
-        let mut named = named?;
-        let (names, before) = (named.names(user), named.entries.len());
-        named.entries.retain(|entry| {
+    for named in named(trees, partition, run, hash) {
+        let Named {
+            key,
+            form,
+            mut entries,
+        } = named?;
+        let before = entries.len();
+        entries.retain(|entry| {
             let block = block_key(partition, run, entry.block());
-            let stays = |whole: bool| whole || named.form == Some(Form::Near);
-            !names(entry)
-                || share
-                    .iter()
-                    .any(|(key, whole)| *key == block && stays(*whole))
+            let is = |of: u64| entry.hash() == form.kept(of);
+            !is(hash) || share.iter().any(|(key, of)| *key == block && is(*of))
         });
-        // As it was written: what is left out of a hash is not to be had from the others.
-        if let Some(form) = named.form.filter(|_| named.entries.len() < before) {
-            let sealed = form.seal(&named.key, &named.entries);
-            rewritten.push((named.key.to_vec(), sealed));
+        if entries.len() < before {
+            // As it was written: what is left out of a hash is not to be had from the others.
+            let sealed = form.seal(&key, &entries);
+            rewritten.push((key.to_vec(), sealed));
         }
     }
     Ok(rewritten)
