@@ -1,6 +1,7 @@
 //! The index of a run: in which blocks a user may stand.
 
 use std::hash::Hasher;
+use std::mem;
 
 use siphasher::sip::SipHasher13;
 
@@ -55,13 +56,13 @@ impl Entry {
     }
 }
 
-/// How a block of the index is written: its entries, ascending. The number is its format.
+/// How a block of the index is written. The number is its format. Entries of one hash stand in the order of their blocks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Form {
-    /// Each whole, big-endian, with 40 bits of the hash. No more are made: folders of format 5 and 6 have them.
+    /// Each whole, big-endian, with 40 bits of the hash, ascending. No more are made: folders of format 5 and 6 have them.
     Whole = 1,
-    /// How many bytes the hashes and the blocks' numbers have, the first entry's hash without [`AWAY_BITS`] (`u32`, little-endian), and of
-    /// each entry the number of its block and, behind that, what its hash is more than the first (little-endian).
+    /// How many bytes the hashes and the blocks' numbers have, the least hash without [`AWAY_BITS`] (`u32`, little-endian), and of
+    /// each entry the number of its block and, behind that, what its hash is more than the least (little-endian).
     Near = 2,
 }
 
@@ -90,18 +91,23 @@ impl Form {
         match self {
             Self::Whole => bytes.extend(entries.iter().flat_map(|entry| entry.bytes())),
             Self::Near => {
-                let first = entries.first().map_or(0, |entry| entry.hash());
-                let above = |entry: &Entry| (entry.hash() - first) >> AWAY_BITS;
-                let hash = width(entries.last().map_or(0, above));
+                let least = entries.iter().map(|entry| entry.hash()).min();
+                let first = least.unwrap_or(0) >> AWAY_BITS;
+                let above = |entry: &Entry| (entry.hash() >> AWAY_BITS) - first;
+                let hash = width(entries.iter().map(above).max().unwrap_or(0));
                 let most = entries.iter().map(|entry| entry.block()).max();
                 // At least one, so that entries can be counted.
                 let block = width(most.unwrap_or(0).into()).max(1);
-                bytes.reserve(6 + entries.len() * (hash + block));
-                bytes.extend([hash, block].map(|width| width as u8));
-                bytes.extend(((first >> AWAY_BITS) as u32).to_le_bytes());
+                let head = [hash as u8, block as u8];
+                bytes.reserve(head.len() + 4 + entries.len() * (hash + block) + 8);
+                bytes.extend(head);
+                bytes.extend((first as u32).to_le_bytes());
                 for entry in entries {
                     let both = above(entry) << (8 * block) | u64::from(entry.block());
-                    bytes.extend_from_slice(&both.to_le_bytes()[..hash + block]);
+                    let end = bytes.len() + hash + block;
+                    // All eight at once and then those that count: of a known length they are one instruction.
+                    bytes.extend_from_slice(&both.to_le_bytes());
+                    bytes.truncate(end);
                 }
             }
         }
@@ -145,21 +151,40 @@ fn width(number: u64) -> usize {
 /// A key, and the value that goes there.
 type Written = (Vec<u8>, Vec<u8>);
 
-/// Sorts the entries of a run, and seals them.
-pub(super) fn sealed(
-    partition: i32,
-    run: u32,
-    mut index: Vec<Entry>,
-) -> impl Iterator<Item = Written> {
-    index.sort_unstable();
-    index.dedup();
+/// Seals the entries of a run, which are in the order of its blocks: together those whose hashes begin with the same bits, so many bits
+/// that a block of the index is half full. Whoever looks for a hash looks through all of such a block, so nothing is sorted within one
+/// unless it is too large, as where few users are at it all the time.
+pub(super) fn sealed(partition: i32, run: u32, index: &[Entry]) -> impl Iterator<Item = Written> {
+    let parts = (2 * index.len()).div_ceil(ENTRIES).next_power_of_two();
+    // In two steps, as a number cannot be shifted by all of its bits.
+    let part = |entry: &Entry| (entry.0 >> 1 >> (u64::BITS - 1 - parts.ilog2())) as usize;
+    // A counting sort: it leaves what is of one part in its order.
+    let mut ends = vec![0; parts];
+    index.iter().for_each(|entry| ends[part(entry)] += 1);
+    let mut before = 0;
+    for end in &mut ends {
+        before += mem::replace(end, before);
+    }
+    let mut parted = vec![Entry(0); index.len()];
+    for entry in index {
+        let end = &mut ends[part(entry)];
+        parted[*end] = *entry;
+        *end += 1;
+    }
     let mut begin = 0;
-    std::iter::from_fn(move || {
-        let some = index[begin..].chunks(ENTRIES).next()?;
-        begin += some.len();
-        let key = index_key(partition, run, some[0]);
-        let sealed = Form::Near.seal(&key, some);
-        Some((key, sealed))
+    ends.into_iter().flat_map(move |end| {
+        let mut some = parted[mem::replace(&mut begin, end)..end].to_vec();
+        if some.len() > ENTRIES {
+            some.sort_unstable();
+            some.dedup();
+        }
+        let sealed = some.chunks(ENTRIES).map(|some| {
+            let least = some.iter().min().copied().unwrap_or(Entry(0));
+            let key = index_key(partition, run, least);
+            let sealed = Form::Near.seal(&key, some);
+            (key, sealed)
+        });
+        sealed.collect::<Vec<_>>()
     })
 }
 
@@ -209,9 +234,7 @@ pub(super) fn opened(key: &[u8], sealed: &[u8]) -> Result<(Form, Vec<Entry>), Er
 
 /// For the fuzz target: what can be read is written as it was, or as what is read as the same.
 pub(in crate::store) fn check(key: &[u8], sealed: &[u8]) {
-    if let Ok((form, entries)) = opened(key, sealed)
-        && entries.is_sorted()
-    {
+    if let Ok((form, entries)) = opened(key, sealed) {
         let again = opened(key, &form.seal(key, &entries)).ok();
         assert_eq!(again, Some((form, entries)));
     }
@@ -229,7 +252,10 @@ pub(super) fn blocks<'a>(
     let of = move |named: Result<Named, Error>| match named {
         Ok(Named { form, entries, .. }) => {
             let of = entries.iter().filter(|e| e.hash() == form.kept(hash));
-            of.rev().map(|entry| Ok(entry.block())).collect()
+            let mut of: Vec<u32> = of.map(|entry| entry.block()).collect();
+            // A user who stands in a block more than once may be named as often.
+            of.dedup();
+            of.into_iter().rev().map(Ok).collect()
         }
         Err(error) => vec![Err(error)],
     };

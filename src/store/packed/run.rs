@@ -115,7 +115,7 @@ impl<'a> Run<'a> {
         if self.blocks == 0 {
             return Ok(());
         }
-        for (key, sealed) in index::sealed(self.partition, self.number, mem::take(&mut self.index))
+        for (key, sealed) in index::sealed(self.partition, self.number, &mem::take(&mut self.index))
         {
             let begin = self.values.len();
             self.values.extend_from_slice(&sealed);

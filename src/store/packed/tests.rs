@@ -320,7 +320,7 @@ fn little_is_written_state_by_state_unless_more_follows() {
     assert_eq!(view.get(0, "ann").unwrap().unwrap().len(), 2000);
 }
 
-/// All that is written: values, with the entries of indexes.
+/// All that is written: values, and the hashes of the entries of indexes, of each entry once.
 pub(super) fn everything(database: &Database) -> (String, Vec<u64>) {
     let all = |trees: &Trees| {
         let (mut left, mut hashes) = (Vec::new(), Vec::new());
@@ -328,7 +328,8 @@ pub(super) fn everything(database: &Database) -> (String, Vec<u64>) {
             let (key, sealed) = entry?;
             if key.len() < 20 && is(Kind::Index, &key) {
                 let (_, entries) = index::opened(&key, &sealed)?;
-                hashes.extend(entries.into_iter().map(Entry::hash));
+                let named: BTreeSet<Entry> = entries.into_iter().collect();
+                hashes.extend(named.into_iter().map(Entry::hash));
             } else {
                 left.extend_from_slice(&Block::open(&key, &sealed)?.states);
             }

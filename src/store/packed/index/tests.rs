@@ -150,7 +150,8 @@ fn users_whose_hashes_differ_only_in_what_is_left_away_are_erased_apart() {
 fn an_entry_of_a_large_run_takes_five_bytes() {
     const STATES: u32 = 300_000;
     let entries = (0..STATES).map(|user| Entry::new(user.to_string().as_bytes(), user / 300));
-    let written: usize = sealed(0, 0, entries.collect())
+    let entries: Vec<Entry> = entries.collect();
+    let written: usize = sealed(0, 0, &entries)
         .map(|(_, sealed)| sealed.len())
         .sum();
     let each = written as f64 / f64::from(STATES);
@@ -169,6 +170,37 @@ fn a_user_who_is_not_there_has_hardly_a_block_looked_through() {
 }
 
 proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    #[test]
+    fn an_index_has_every_entry_where_it_is_looked_for_and_no_block_of_it_is_too_large(
+        users in 1u32..2000,
+        states in 0u32..5000,
+        one in 0..99u32,
+    ) {
+        // Some percent of the states are one user's.
+        let of = |state: u32| if state % 99 < one { 0 } else { state % users };
+        let entry = |state| Entry::new(of(state).to_string().as_bytes(), state / 7);
+        let entries: Vec<Entry> = (0..states).map(entry).collect();
+        let index: Vec<Written> = sealed(3, 5, &entries).collect();
+        let mut found = Vec::new();
+        for (at, (key, sealed)) in index.iter().enumerate() {
+            let (form, some) = opened(key, sealed).unwrap();
+            prop_assert_eq!(form, Form::Near);
+            prop_assert!((1..=ENTRIES).contains(&some.len()));
+            prop_assert_eq!(key, &index_key(3, 5, *some.iter().min().unwrap()));
+            // Whoever is behind all of these is behind the next key as well.
+            let most = index_key(3, 5, *some.iter().max().unwrap());
+            prop_assert!(index.get(at + 1).is_none_or(|(next, _)| most < *next));
+            for pair in some.windows(2) {
+                prop_assert!(pair[0].hash() != pair[1].hash() || pair[0] <= pair[1]);
+            }
+            found.extend(some);
+        }
+        let distinct = |entries: Vec<Entry>| entries.into_iter().collect::<std::collections::BTreeSet<_>>();
+        prop_assert_eq!(distinct(found), distinct(entries));
+    }
+
     #[test]
     fn entries_are_read_as_they_were_written(
         mut entries in prop::collection::vec((0u64..1 << 30, 0..MOST_BLOCKS), 1..50),
@@ -180,11 +212,10 @@ proptest! {
                 (*hash, *block) = (*hash % 300 + 7, *block % 300);
             }
         }
-        let mut entries: Vec<Entry> = entries
+        let entries: Vec<Entry> = entries
             .iter()
             .map(|&(hash, block)| Entry::of(hash << AWAY_BITS, block))
             .collect();
-        entries.sort_unstable();
         let form = if near { Form::Near } else { Form::Whole };
         let sealed = form.seal(b"key", &entries);
         let (found, read) = opened(b"key", &sealed).unwrap();
