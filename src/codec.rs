@@ -9,9 +9,9 @@ mod read;
 
 pub use dead_letter::{DeadLetter, Origin, dead_letter};
 pub use output::{
-    Error, FORMAT, FORMAT_HEADER, Stored, change_json, decode_call, decode_change,
+    Error, FORMAT, FORMAT_HEADER, StateHead, Stored, change_json, decode_call, decode_change,
     decode_checkpoint, decode_state, encode, fold_marker, format_header, marker, offsets, runs,
-    state_version,
+    state_head, state_version,
 };
 pub use partition::Partitioner;
 

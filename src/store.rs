@@ -27,8 +27,8 @@ use database::Database;
 /// Version of the folder's layout. A newer one is refused by name; an older one is read, and is of this one from then on: what
 /// is written into it an older limn would take for damage, or not find. 2: a current state goes with its version. 3: what is read back in
 /// great number is packed. 4: and compressed. 5: and found by an index. 6: states of their own are gathered. 7: an
-/// index is shorter.
-const FORMAT: u32 = 7;
+/// index is shorter. 8: a state that begins with its user and version stands in a block without them beside it.
+const FORMAT: u32 = 8;
 
 const FORMAT_FILE: &str = "format";
 const LOCK_FILE: &str = "lock";

@@ -101,22 +101,36 @@ pub fn decode_state(bytes: &[u8]) -> Result<proto::ProfileState, Error> {
 }
 
 /// The version of a profile state, and nothing more of it: that it is of this format is looked at, and that it is well-formed up to
-/// these two fields.
+/// these two fields. A restore asks this of millions.
 ///
 /// # Errors
 /// As [`decode_state`].
 pub fn state_version(bytes: &[u8]) -> Result<u64, Error> {
-    match versioned(bytes) {
-        Some((format, version)) if format == u64::from(FORMAT) => Ok(version),
+    match state_head(bytes) {
+        Some(head) if head.format == u64::from(FORMAT) => Ok(head.version),
         _ => decode_state(bytes).map(|state| state.version),
     }
 }
 
-/// Format and version of a profile state; `None` also where it takes more to tell. A restore asks this of millions, so nothing
-/// is made of the other fields: they are stepped over (protobuf.dev/programming-guides/encoding), and whoever writes fields in
-/// the order of their numbers, as limn and protobuf's own libraries do, has none of these two behind a higher one.
-fn versioned(mut bytes: &[u8]) -> Option<(u64, u64)> {
-    #[inline]
+/// What a profile state begins with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct StateHead<'a> {
+    /// Its format.
+    pub format: u64,
+    /// Its user, if that is UTF-8.
+    pub user: &'a [u8],
+    /// Its version.
+    pub version: u64,
+}
+
+/// Format, user and version of a profile state that begins with them, in this order and each once, as limn writes states; `None` of any
+/// other (protobuf.dev/programming-guides/encoding). What is behind them is not looked at. Blocks of states in the state folder are
+/// written by this rule (`store/packed/block.rs`): another one is another format of theirs.
+#[must_use]
+#[inline]
+pub fn state_head(mut bytes: &[u8]) -> Option<StateHead<'_>> {
+    // Nearly all of them have one byte.
+    #[inline(always)]
     fn varint(bytes: &mut &[u8]) -> Option<u64> {
         match bytes.split_first()? {
             (&byte @ ..0x80, rest) => {
@@ -126,25 +140,25 @@ fn versioned(mut bytes: &[u8]) -> Option<(u64, u64)> {
             _ => prost::encoding::decode_varint(bytes).ok(),
         }
     }
-    let (mut format, mut version) = (0, 0);
-    while !bytes.is_empty() {
-        let key = u32::try_from(varint(&mut bytes)?).ok()?;
-        match (key >> 3, key & 7) {
-            (1, 0) => format = varint(&mut bytes)?,
-            (3, 0) => version = varint(&mut bytes)?,
-            (0 | 1 | 3, _) => return None,
-            (4.., _) if format > 0 && version > 0 => break,
-            (_, 0) => drop(varint(&mut bytes)?),
-            (_, 1) => bytes = bytes.get(8..)?,
-            (_, 2) => {
-                let length = usize::try_from(varint(&mut bytes)?).ok()?;
-                bytes = bytes.get(length..)?;
-            }
-            (_, 5) => bytes = bytes.get(4..)?,
-            _ => return None,
-        }
-    }
-    Some((format, version))
+    // A field's number, and how it is written.
+    let key = |bytes: &mut &[u8], number: u8, kind: u8| {
+        *bytes = bytes.strip_prefix(&[number << 3 | kind])?;
+        Some(())
+    };
+    key(&mut bytes, 1, 0)?;
+    let format = varint(&mut bytes)?;
+    key(&mut bytes, 2, 2)?;
+    let length = usize::try_from(varint(&mut bytes)?).ok()?;
+    let (user, mut bytes) = bytes.split_at_checked(length)?;
+    key(&mut bytes, 3, 0)?;
+    let version = varint(&mut bytes)?;
+    // Of a field that is there twice the last counts: none of these is behind one that has a higher number in a byte.
+    let next = bytes.first().is_none_or(|key| (4 << 3..0x80).contains(key));
+    next.then_some(StateHead {
+        format,
+        user,
+        version,
+    })
 }
 
 /// Reads a change event.

@@ -12,7 +12,7 @@ const KEY: &[u8] = b"key";
 /// # Panics
 /// Where that is otherwise.
 pub fn block(bytes: &[u8]) {
-    for format in 0..8 {
+    for format in 0..12 {
         let sealed = seal(format, KEY, &[bytes]);
         assert_eq!(unseal(format, KEY, &sealed), Some(bytes));
         packed::check_index(KEY, &sealed);

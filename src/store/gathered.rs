@@ -168,7 +168,7 @@ pub(super) fn erase(database: &Database, partition: i32, user: &str) -> Result<(
         let Some((before, sealed)) = covering(trees, partition, user)? else {
             return Ok(false);
         };
-        let block = Block::open(&before, &sealed)?;
+        let block = Block::open(&before, &sealed)?.renewed()?;
         let rest = block.without(|_, state| state.user == user)?;
         let named = before[..] == key(partition, user)[..];
         if rest.is_none() && !named {
@@ -232,7 +232,7 @@ pub(super) fn put(
                 });
                 let (here, rest) = mem::take(&mut users).split_at_mut(here);
                 users = rest;
-                let block = Block::open(&key, &sealed)?;
+                let block = Block::open(&key, &sealed)?.renewed()?;
                 count += merged(partition, &key, &block, here, |key, states| {
                     let sealed = sealer.seal(&key, &states);
                     bytes += sealed.len();

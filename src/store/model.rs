@@ -2,7 +2,47 @@
 
 use std::collections::BTreeMap;
 
+use super::database::Database;
+use super::packed::{self, Form, Sealer};
 use super::view::{Change, View};
+use crate::codec::{self, proto};
+
+/// A state as limn's profiles are written: it begins with its user and version.
+pub(super) fn profile(user: &str, version: u64, text: &str) -> Vec<u8> {
+    codec::encode(&proto::ProfileState {
+        user_id: user.to_owned(),
+        version,
+        summary: text.to_owned(),
+        ..Default::default()
+    })
+}
+
+/// Writes each block of states anew as limn wrote it when the folder had format 7.
+pub(super) fn write_beside(database: &Database) {
+    let rewrite = |trees: &super::database::Trees| {
+        let of = |tree: &sled::Tree| -> Result<(), super::Error> {
+            for entry in tree.iter() {
+                let (key, sealed) = entry?;
+                // Indexes and ends of runs are no blocks.
+                let Ok(block) = packed::Block::open(&key, &sealed) else {
+                    continue;
+                };
+                let mut states = Vec::new();
+                for state in block.each() {
+                    packed::append_beside(&mut states, &state?.0);
+                }
+                if !states.is_empty() {
+                    let older = Sealer::of(Form::Beside).seal(&key, &states);
+                    tree.insert(key, older)?;
+                }
+            }
+            Ok(())
+        };
+        of(&trees.packed)?;
+        of(&trees.gathered)
+    };
+    database.with(rewrite).unwrap();
+}
 
 /// Every version of every user, by partition.
 #[derive(Debug, Default)]

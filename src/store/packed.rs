@@ -20,6 +20,8 @@ use std::ops::Bound;
 use std::sync::{MutexGuard, PoisonError};
 
 pub(super) use block::{BLOCK_BYTES, Block, Packed, Sealer, append, split, user};
+#[cfg(test)]
+pub(super) use block::{Form, append_beside};
 pub(super) use index::check as check_index;
 pub(super) use run::Run;
 

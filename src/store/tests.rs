@@ -40,9 +40,9 @@ fn a_second_process_on_the_folder_is_refused_by_name() {
 #[test]
 fn a_newer_folder_is_refused_by_name() {
     let dir = tempfile::tempdir().unwrap();
-    fs::write(dir.path().join(FORMAT_FILE), "8\n").unwrap();
+    fs::write(dir.path().join(FORMAT_FILE), "9\n").unwrap();
     let error = Store::open(&config(dir.path())).unwrap_err().to_string();
-    assert!(error.contains("format 8"), "{error}");
+    assert!(error.contains("format 9"), "{error}");
 }
 
 #[test]
@@ -63,7 +63,7 @@ fn an_older_folder_is_read_with_the_segments_that_it_was_made_with_and_refused_b
         assert_eq!(store.rebuilt, None);
         assert_eq!(
             fs::read_to_string(dir.path().join(FORMAT_FILE)).unwrap(),
-            "7\n"
+            "8\n"
         );
         store.journal.put(&[1; 32], b"kept").unwrap();
     }
@@ -155,7 +155,7 @@ fn a_format_that_is_no_number_is_damage_and_not_a_newer_limn() {
         fs::write(dir.path().join(ID_FILE), b"\xff\xfe").unwrap();
         let store = Store::open(&config(dir.path())).unwrap();
         assert_eq!(store.id().unwrap().len(), 16);
-        assert_eq!(fs::read(dir.path().join(FORMAT_FILE)).unwrap(), b"7\n");
+        assert_eq!(fs::read(dir.path().join(FORMAT_FILE)).unwrap(), b"8\n");
     }
 }
 

@@ -70,7 +70,11 @@ proptest! {
             ..Default::default()
         };
         let mut bytes = encode(&state);
-        prop_assert_eq!(versioned(&bytes), Some((FORMAT.into(), version)));
+        let user = state.user_id.as_bytes();
+        let whole = !user.is_empty() && version > 0;
+        let expected = whole.then_some(StateHead { format: FORMAT.into(), user, version });
+        prop_assert_eq!(state_head(&bytes), expected);
+        prop_assert_eq!(state_version(&bytes), Ok(version));
         for (at, byte) in noise {
             if let Some(place) = bytes.get_mut(at) {
                 *place = byte;
@@ -83,7 +87,7 @@ proptest! {
                 let numbers = numbers(&bytes);
                 prop_assert!(told == decoded.version || !numbers.is_sorted(), "{told}, {numbers:?}");
             }
-            (told, Err(_)) => prop_assert!(told.is_err() || versioned(&bytes).is_some()),
+            (told, Err(_)) => prop_assert!(told.is_err() || state_head(&bytes).is_some()),
             (Err(told), Ok(_)) => prop_assert!(false, "{}", told),
         }
     }

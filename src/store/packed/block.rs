@@ -7,6 +7,7 @@ use prost::encoding::{decode_varint, encode_varint};
 
 use super::super::{Error, HEAD, seal_in_place, unseal};
 use super::sorted;
+use crate::codec;
 
 /// Bytes of a block's states, behind which the next one begins: some dozens of them. A state is looked up by reading its block.
 pub(in crate::store) const BLOCK_BYTES: usize = 32 << 10;
@@ -19,8 +20,28 @@ pub(in crate::store) struct Packed<'a> {
     pub(in crate::store) state: &'a [u8],
 }
 
-/// Puts a state behind others: lengths before texts, as protobuf has them. What is short is compressed fast.
+/// What stands where a state's length is expected, and means that user and version stand beside it: lengths are doubled, so none is odd.
+const BESIDE: u8 = 1;
+
+/// Puts a state behind others. One that begins with its user and version, as profiles do ([`codec::state_head`]), stands for itself, behind its
+/// length; any other behind these two.
 pub(in crate::store) fn append(block: &mut Vec<u8>, packed: &Packed<'_>) {
+    if names(packed.state) == Some((packed.user.as_bytes(), packed.version)) {
+        encode_varint(2 * packed.state.len() as u64, block);
+        block.extend_from_slice(packed.state);
+    } else {
+        block.push(BESIDE);
+        append_beside(block, packed);
+    }
+}
+
+/// The user and the version that a state begins with.
+fn names(state: &[u8]) -> Option<(&[u8], u64)> {
+    codec::state_head(state).map(|head| (head.user, head.version))
+}
+
+/// Puts a user, a version and a state behind others: lengths before texts, as protobuf has them.
+pub(in crate::store) fn append_beside(block: &mut Vec<u8>, packed: &Packed<'_>) {
     let text = |block: &mut Vec<u8>, bytes: &[u8]| {
         encode_varint(bytes.len() as u64, block);
         block.extend_from_slice(bytes);
@@ -30,21 +51,51 @@ pub(in crate::store) fn append(block: &mut Vec<u8>, packed: &Packed<'_>) {
     text(block, packed.state);
 }
 
+/// So many bytes, off those that are left.
+fn some<'a>(bytes: &mut &'a [u8], length: u64) -> Option<&'a [u8]> {
+    let (some, rest) = bytes.split_at_checked(usize::try_from(length).ok()?)?;
+    *bytes = rest;
+    Some(some)
+}
+
 /// A text that stands behind its length.
 fn text<'a>(bytes: &mut &'a [u8]) -> Option<&'a [u8]> {
-    let length = usize::try_from(decode_varint(bytes).ok()?).ok()?;
-    let (text, rest) = bytes.split_at_checked(length)?;
-    *bytes = rest;
-    Some(text)
+    let length = decode_varint(bytes).ok()?;
+    some(bytes, length)
+}
+
+/// A state that stands for itself behind its length, which is doubled.
+fn alone<'a>(bytes: &mut &'a [u8]) -> Option<&'a [u8]> {
+    let doubled = decode_varint(bytes).ok()?;
+    (doubled % 2 == 0).then(|| some(bytes, doubled / 2))?
 }
 
 /// The user of a state that [`append`] has written.
 pub(in crate::store) fn user(mut state: &[u8]) -> &[u8] {
-    text(&mut state).unwrap_or_default()
+    let user = match state.strip_prefix(&[BESIDE]) {
+        Some(mut rest) => text(&mut rest),
+        None => alone(&mut state).and_then(names).map(|(user, _)| user),
+    };
+    user.unwrap_or_default()
 }
 
-/// The first of some states, and what is behind it.
+/// The first of some states that [`append`] has written, and what is behind it.
 pub(in crate::store) fn split(mut bytes: &[u8]) -> Option<(Packed<'_>, &[u8])> {
+    if let Some(rest) = bytes.strip_prefix(&[BESIDE]) {
+        return split_beside(rest);
+    }
+    let state = alone(&mut bytes)?;
+    let (user, version) = names(state)?;
+    let packed = Packed {
+        user: std::str::from_utf8(user).ok()?,
+        version,
+        state,
+    };
+    Some((packed, bytes))
+}
+
+/// As [`split`], of what [`append_beside`] has written.
+fn split_beside(mut bytes: &[u8]) -> Option<(Packed<'_>, &[u8])> {
     let user = text(&mut bytes)?;
     let packed = Packed {
         user: std::str::from_utf8(user).ok()?,
@@ -54,31 +105,59 @@ pub(in crate::store) fn split(mut bytes: &[u8]) -> Option<(Packed<'_>, &[u8])> {
     Some((packed, bytes))
 }
 
-/// The format of a block that is not compressed. No bit by itself makes one of these and of [`sorted`]'s formats of another.
-pub(super) const PLAIN: u8 = 4;
-/// The format of one that is: how many bytes its states have (`u32`, little-endian), and they as LZ4.
-pub(super) const COMPRESSED: u8 = 7;
+/// How a block's states are written, and with that in which formats it is sealed. No bit by itself makes one format of another.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::store) enum Form {
+    /// As [`sorted`] has them. No more are made: folders of format 3 and 4 have them.
+    Sorted,
+    /// As [`append_beside`] has them. No more are made: folders of format 5 to 7 have them.
+    Beside,
+    /// As [`append`] has them.
+    Now,
+}
+
+impl Form {
+    /// The format of a block that is not compressed, and of one that is: how many bytes its states have (`u32`, little-endian), and they
+    /// as LZ4.
+    pub(super) fn formats(self) -> (u8, u8) {
+        match self {
+            Self::Sorted => (sorted::PLAIN, sorted::COMPRESSED),
+            Self::Beside => (4, 7),
+            Self::Now => (8, 11),
+        }
+    }
+
+    fn split(self, bytes: &[u8]) -> Option<(Packed<'_>, &[u8])> {
+        match self {
+            Self::Sorted => sorted::split(bytes),
+            Self::Beside => split_beside(bytes),
+            Self::Now => split(bytes),
+        }
+    }
+}
+
 /// LZ4 makes no more of a byte than so many.
 pub(super) const LZ4_MOST: usize = 255;
 
 /// How a block is written: compressed, where that makes it smaller.
 pub(in crate::store) struct Sealer {
     table: CompressTable,
-    plain: u8,
-    compressed: u8,
+    form: Form,
+    /// Room for what a block is compressed to: it is cleared when it is made, and not for each.
+    room: Vec<u8>,
 }
 
 impl Sealer {
     pub(in crate::store) fn new() -> Self {
-        Self::of(PLAIN, COMPRESSED)
+        Self::of(Form::Now)
     }
 
-    /// One that seals in these two formats.
-    pub(super) fn of(plain: u8, compressed: u8) -> Self {
+    /// One for states that are written like this.
+    pub(in crate::store) fn of(form: Form) -> Self {
         Self {
             table: CompressTable::small(),
-            plain,
-            compressed,
+            form,
+            room: Vec::new(),
         }
     }
 
@@ -91,32 +170,33 @@ impl Sealer {
 
     /// As [`Sealer::seal`], behind what stands in `all`.
     pub(super) fn seal_behind(&mut self, all: &mut Vec<u8>, key: &[u8], states: &[u8]) {
-        const BEGIN: usize = HEAD + 4;
+        let most = get_maximum_output_size(states.len());
+        if self.room.len() < most {
+            self.room.resize(most, 0);
+        }
         let begin = all.len();
-        all.resize(begin + BEGIN + get_maximum_output_size(states.len()), 0);
-        let sealed = &mut all[begin..];
-        let lz4 = compress_into_with_table(states, &mut sealed[BEGIN..], &mut self.table);
-        let (format, end) = match (lz4, u32::try_from(states.len())) {
+        all.resize(begin + HEAD, 0);
+        let lz4 = compress_into_with_table(states, &mut self.room, &mut self.table);
+        let (plain, compressed) = self.form.formats();
+        let format = match (lz4, u32::try_from(states.len())) {
             (Ok(lz4), Ok(bytes)) if lz4 < states.len() => {
-                sealed[HEAD..BEGIN].copy_from_slice(&bytes.to_le_bytes());
-                (self.compressed, BEGIN + lz4)
+                all.extend_from_slice(&bytes.to_le_bytes());
+                all.extend_from_slice(&self.room[..lz4]);
+                compressed
             }
             _ => {
-                let end = HEAD + states.len();
-                sealed[HEAD..end].copy_from_slice(states);
-                (self.plain, end)
+                all.extend_from_slice(states);
+                plain
             }
         };
-        seal_in_place(format, key, &mut sealed[..end]);
-        all.truncate(begin + end);
+        seal_in_place(format, key, &mut all[begin..]);
     }
 }
 
 /// A block that was read.
 pub(in crate::store) struct Block<'a> {
     pub(in crate::store) states: Cow<'a, [u8]>,
-    /// Of a run of an older limn's.
-    sorted: bool,
+    form: Form,
 }
 
 impl<'a> Block<'a> {
@@ -124,23 +204,26 @@ impl<'a> Block<'a> {
     pub(in crate::store) fn open(key: &[u8], sealed: &'a [u8]) -> Result<Self, Error> {
         let torn =
             || Error::Torn("a block of packed states does not match its checksum".to_owned());
-        let (plain, compressed, sorted) = match sealed.first() {
+        let forms = [Form::Sorted, Form::Beside, Form::Now];
+        let of = |format| {
+            let mut forms = forms.into_iter();
+            forms.find(|form| <[u8; 2]>::from(form.formats()).contains(&format))
+        };
+        let form = match sealed.first() {
             // Its place only ([`super::run::Run`]): a crash came between. Behind a position that was applied there is none.
             None => {
                 return Ok(Self {
                     states: Cow::Borrowed(&[]),
-                    sorted: false,
+                    form: Form::Now,
                 });
             }
-            Some(&(sorted::PLAIN | sorted::COMPRESSED)) => {
-                (sorted::PLAIN, sorted::COMPRESSED, true)
-            }
-            Some(_) => (PLAIN, COMPRESSED, false),
+            Some(&format) => of(format).ok_or_else(torn)?,
         };
+        let (plain, compressed) = form.formats();
         if let Some(states) = unseal(plain, key, sealed) {
             return Ok(Self {
                 states: Cow::Borrowed(states),
-                sorted,
+                form,
             });
         }
         let payload = unseal(compressed, key, sealed).ok_or_else(torn)?;
@@ -153,7 +236,7 @@ impl<'a> Block<'a> {
         match lz4_flex::block::decompress_into(lz4, &mut states) {
             Ok(found) if found == bytes => Ok(Self {
                 states: Cow::Owned(states),
-                sorted,
+                form,
             }),
             _ => Err(torn()),
         }
@@ -161,11 +244,22 @@ impl<'a> Block<'a> {
 
     /// What seals a block like this one.
     pub(super) fn sealer(&self) -> Sealer {
-        if self.sorted {
-            Sealer::of(sorted::PLAIN, sorted::COMPRESSED)
-        } else {
-            Sealer::new()
+        Sealer::of(self.form)
+    }
+
+    /// Its states as [`append`] has them, for whoever puts others beside them.
+    pub(in crate::store) fn renewed(self) -> Result<Self, Error> {
+        if self.form == Form::Now {
+            return Ok(self);
         }
+        let mut states = Vec::with_capacity(self.states.len());
+        for state in self.each() {
+            append(&mut states, &state?.0);
+        }
+        Ok(Self {
+            states: Cow::Owned(states),
+            form: Form::Now,
+        })
     }
 
     /// Its states, each with the bytes that it has here.
@@ -177,11 +271,10 @@ impl<'a> Block<'a> {
     pub(in crate::store) fn each(
         &self,
     ) -> impl Iterator<Item = Result<(Packed<'_>, &[u8]), Error>> {
-        let split = if self.sorted { sorted::split } else { split };
         let mut rest = &self.states[..];
         std::iter::from_fn(move || {
             let now = (!rest.is_empty()).then(|| std::mem::take(&mut rest))?;
-            let Some((state, behind)) = split(now) else {
+            let Some((state, behind)) = self.form.split(now) else {
                 let torn = "a block of packed states cannot be read".to_owned();
                 return Some(Err(Error::Torn(torn)));
             };

@@ -4,10 +4,10 @@ use std::sync::Arc;
 use proptest::prelude::*;
 
 use super::super::database::tests::temporary;
-use super::super::model::Model;
+use super::super::model::{Model, profile, write_beside};
 use super::super::seal;
 use super::super::view::{Applied, Change, ReadBack, Restoring, View, ViewBatch};
-use super::block::{COMPRESSED, LZ4_MOST, PLAIN, Sealer};
+use super::block::{Form, LZ4_MOST, Sealer};
 use super::index::Entry;
 use super::*;
 
@@ -79,6 +79,16 @@ pub(super) fn runs_of(database: &Database, partition: i32) -> u32 {
     database.with(count).unwrap().try_into().unwrap()
 }
 
+/// A profile, and of other versions something else.
+fn some_state(user: &str, version: u64) -> Vec<u8> {
+    match version % 3 {
+        0 => format!("{user} v{version}").into_bytes(),
+        1 => profile(user, version, "tea"),
+        // Not of the user, or the version, whose it is said to be.
+        _ => profile(user, version + 1, "tea"),
+    }
+}
+
 /// What happens to a view. Of users a number; `true` erases.
 #[derive(Debug, Clone)]
 enum Step {
@@ -86,6 +96,8 @@ enum Step {
     Restored(Vec<(usize, bool)>, usize, usize),
     Applied(Vec<(usize, bool)>),
     Cleared,
+    /// What is written is as an older limn wrote it.
+    Older,
 }
 
 fn steps() -> impl Strategy<Value = Vec<(i32, Step)>> {
@@ -94,6 +106,7 @@ fn steps() -> impl Strategy<Value = Vec<(i32, Step)>> {
         6 => (changes(), 1usize..9, 0usize..40).prop_map(|(c, pieces, cut)| Step::Restored(c, pieces, cut)),
         2 => changes().prop_map(Step::Applied),
         1 => Just(Step::Cleared),
+        2 => Just(Step::Older),
     ];
     prop::collection::vec((0..2, step), 1..12)
 }
@@ -117,7 +130,8 @@ proptest! {
             }
         }
         block.truncate(cut);
-        let plain = seal(PLAIN, b"key", &[&block]);
+        let (plain, _) = Form::Now.formats();
+        let plain = seal(plain, b"key", &[&block]);
         let now = Sealer::new().seal(b"key", &block);
         for sealed in [plain, now] {
             let opened = Block::open(b"key", &sealed).unwrap();
@@ -136,9 +150,13 @@ proptest! {
     fn a_state_is_read_as_it_was_written(
         of in ".{0,200}",
         version in any::<u64>(),
-        state in prop::collection::vec(any::<u8>(), 0..300),
+        mut state in prop::collection::vec(any::<u8>(), 0..300),
+        named in prop::option::of((0u64..2, "[ab]?")),
         behind in prop::collection::vec(any::<u8>(), 0..9),
     ) {
+        if let Some((more, also)) = named {
+            state = profile(&format!("{of}{also}"), version.saturating_add(more), "tea");
+        }
         let mut block = Vec::new();
         append(&mut block, &Packed { user: &of, version, state: &state });
         prop_assert_eq!(user(&block), of.as_bytes());
@@ -153,7 +171,8 @@ proptest! {
         bytes in any::<u32>(),
         lz4 in prop::collection::vec(any::<u8>(), 0..64),
     ) {
-        let sealed = seal(COMPRESSED, b"key", &[&bytes.to_le_bytes(), &lz4]);
+        let (_, compressed) = Form::Now.formats();
+        let sealed = seal(compressed, b"key", &[&bytes.to_le_bytes(), &lz4]);
         if let Ok(opened) = Block::open(b"key", &sealed) {
             let found = opened.states.len();
             prop_assert!(found == bytes as usize && found <= LZ4_MOST * (lz4.len() + 1));
@@ -171,8 +190,9 @@ proptest! {
             let mut changes = |users: Vec<(usize, bool)>| -> Vec<Change> {
                 let each = users.into_iter().map(|(user, erased)| {
                     versions[user] = if erased { 0 } else { versions[user] + 1 };
-                    let state = (!erased).then(|| (versions[user], format!("{user} v{}", versions[user])));
-                    change(partition, &name(user), state)
+                    let (user, version) = (name(user), versions[user]);
+                    let state = (!erased).then(|| (version, some_state(&user, version)));
+                    Change { partition, user: (*user).into(), state }
                 });
                 each.collect()
             };
@@ -201,6 +221,7 @@ proptest! {
                     view.clear(partition).unwrap();
                     *versions = [0; USERS];
                 }
+                Step::Older => write_beside(&database),
             }
         }
         let users: Vec<String> = (0..USERS).map(name).collect();
@@ -224,7 +245,21 @@ fn what_is_on_the_disk_is_found_by_any_limn() {
             state,
         },
     );
-    assert_eq!(block, b"\x03ann\xac\x02\x03tea");
+    assert_eq!(block, b"\x01\x03ann\xac\x02\x03tea");
+    // A profile says itself whose it is.
+    let state = &b"\x08\x01\x12\x03ann\x18\xac\x02\x22\x03tea"[..];
+    assert_eq!(state, profile(user, version, "tea"));
+    let packed = Packed {
+        user,
+        version,
+        state,
+    };
+    block.clear();
+    append(&mut block, &packed);
+    assert_eq!(block, [b"\x1e", state].concat());
+    assert_eq!(super::user(&block), b"ann");
+    assert_eq!(split(&block), Some((packed, &b""[..])));
+    assert_eq!(Form::Now.formats(), (8, 11));
     let (database, _folder) = temporary();
     sorted::tests::write(&database, (3, 1), &[name(1)], b"of then", true);
     restore(
@@ -633,7 +668,8 @@ fn a_torn_block_is_an_error_that_keeps_the_user_to_itself() {
     // Cut off within an entry, but sealed: a length beyond the block's end is no panic either.
     let whole = Block::open(key, sealed).unwrap();
     for cut in 1..whole.states.len() {
-        let cut_off = seal(PLAIN, key, &[&whole.states[..cut]]);
+        let (plain, _) = Form::Now.formats();
+        let cut_off = seal(plain, key, &[&whole.states[..cut]]);
         let block = Block::open(key, &cut_off).unwrap();
         assert!(block.states().is_err(), "cut at {cut}");
     }

@@ -4,10 +4,10 @@ use super::super::super::database::Database;
 use super::super::super::database::tests::temporary;
 use super::super::super::seal;
 use super::super::super::view::View;
-use super::super::block::Sealer;
+use super::super::block::{Form, Sealer};
 use super::super::tests::{apply, begin, change, everything, name, restore, runs_of};
 use super::super::{Runs, counts};
-use super::{COMPRESSED, PLAIN, block_key, order};
+use super::{PLAIN, block_key, order};
 
 /// Writes a run as limn wrote it when the folder had format 3 or, `compressed`, 4.
 pub(in super::super) fn write(
@@ -32,7 +32,7 @@ pub(in super::super) fn write(
                 }
                 let key = block_key(partition, run, some[0].0, 0);
                 let sealed = if compressed {
-                    Sealer::of(PLAIN, COMPRESSED).seal(&key, &block)
+                    Sealer::of(Form::Sorted).seal(&key, &block)
                 } else {
                     seal(PLAIN, &key, &[&block])
                 };

@@ -6,7 +6,7 @@ use proptest::prelude::*;
 use super::super::super::database::Database;
 use super::super::super::database::tests::temporary;
 use super::super::super::gathered::LARGE;
-use super::super::super::model::Model;
+use super::super::super::model::{Model, profile, write_beside};
 use super::super::super::packed::Block;
 use super::super::{Applied, ViewBatch};
 use super::*;
@@ -95,6 +95,8 @@ enum Step {
     Reopened,
     /// Cut off between what is gathered and what goes for it.
     CutOff,
+    /// What is written is as an older limn wrote it.
+    Older,
 }
 
 const USERS: usize = 40;
@@ -109,6 +111,7 @@ fn steps() -> impl Strategy<Value = Vec<(i32, Step)>> {
         1 => Just(Step::Cleared),
         1 => Just(Step::Reopened),
         2 => Just(Step::CutOff),
+        2 => Just(Step::Older),
     ];
     prop::collection::vec((0..2, step), 1..16)
 }
@@ -129,8 +132,11 @@ proptest! {
                 let each = all.into_iter().map(|(user, bytes)| match bytes {
                     Some(bytes) => {
                         versions[user] += 1;
-                        let state = format!("{user} v{} {}", versions[user], "x".repeat(bytes));
-                        change(partition, &users[user], versions[user], state)
+                        let (version, user) = (versions[user], &users[user]);
+                        let text = format!("{user} v{version} {}", "x".repeat(bytes));
+                        // A profile, or of other users something else.
+                        let state = if bytes % 2 == 0 { profile(user, version, &text) } else { text.into_bytes() };
+                        Change { partition, user: user.as_str().into(), state: Some((version, state)) }
                     }
                     None => {
                         versions[user] = 0;
@@ -164,6 +170,7 @@ proptest! {
                     let some = view.database.with(|trees| alone(trees, partition, Bound::Unbounded, (history, 7, 4 << 10)));
                     gathered::put(&view.database, &mut Sealer::new(), partition, &mut some.unwrap().users).unwrap();
                 }
+                Step::Older => write_beside(&view.database),
             }
             (0..2).for_each(|partition| model.check(&view, history, partition, &users));
             gathered_users(&view.database);
