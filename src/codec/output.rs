@@ -117,14 +117,15 @@ pub fn state_version(bytes: &[u8]) -> Result<u64, Error> {
 pub struct StateHead<'a> {
     /// Its format.
     pub format: u64,
-    /// Its user, if that is UTF-8.
+    /// Its user; whether that is UTF-8 is not looked at.
     pub user: &'a [u8],
     /// Its version.
     pub version: u64,
 }
 
-/// Format, user and version of a profile state that begins with them, in this order and each once, as limn writes states; `None` of any
-/// other (protobuf.dev/programming-guides/encoding). What is behind them is not looked at. Blocks of states in the state folder are
+/// Format, user and version of a profile state that begins with them, in this order, and with another field behind them, as limn writes
+/// states; `None` of any other (protobuf.dev/programming-guides/encoding). What is behind that is not looked at: whoever writes fields in
+/// the order of their numbers, as limn and protobuf's own libraries do, has none of these once more there. Blocks of states in the state folder are
 /// written by this rule (`store/packed/block.rs`): another one is another format of theirs.
 #[must_use]
 #[inline]
@@ -152,7 +153,7 @@ pub fn state_head(mut bytes: &[u8]) -> Option<StateHead<'_>> {
     let (user, mut bytes) = bytes.split_at_checked(length)?;
     key(&mut bytes, 3, 0)?;
     let version = varint(&mut bytes)?;
-    // Of a field that is there twice the last counts: none of these is behind one that has a higher number in a byte.
+    // Of a field that is there twice the last counts. Keys of one byte have the low numbers, and this one's is above these three.
     let next = bytes.first().is_none_or(|key| (4 << 3..0x80).contains(key));
     next.then_some(StateHead {
         format,

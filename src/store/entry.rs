@@ -13,10 +13,10 @@ const KEY: &[u8] = b"key";
 /// Where that is otherwise.
 pub fn block(bytes: &[u8]) {
     for format in 0..12 {
-        let sealed = seal(format, KEY, &[bytes]);
-        assert_eq!(unseal(format, KEY, &sealed), Some(bytes));
-        packed::check_index(KEY, &sealed);
-        let Ok(block) = Block::open(KEY, &sealed) else {
+        let before = seal(format, KEY, &[bytes]);
+        assert_eq!(unseal(format, KEY, &before), Some(bytes));
+        packed::check_index(KEY, &before);
+        let Ok(block) = Block::open(KEY, &before) else {
             continue;
         };
         let Ok(states) = block.states() else {
@@ -27,22 +27,26 @@ pub fn block(bytes: &[u8]) {
             packed::append(&mut written, state);
         }
         let sealed = Sealer::new().seal(KEY, &written);
-        let again = Block::open(KEY, &sealed).and_then(|block| {
-            let again = block.states()?;
+        let renewed = Block::open(KEY, &before).and_then(Block::renewed);
+        let again = Block::open(KEY, &sealed);
+        let again = renewed.and_then(|renewed| Ok([renewed, again?]));
+        for block in again.expect("limn wrote it") {
+            let again = block.states().expect("limn wrote it");
             assert!(
                 again
                     .iter()
                     .map(|(state, _)| state)
                     .eq(states.iter().map(|(state, _)| state))
             );
-            block.without(|at, _| at == 0).map(|rest| rest.is_some())
-        });
-        assert_eq!(again.ok(), Some(!states.is_empty()), "limn wrote it");
+            let rest = block.without(|at, _| at == 0).map(|rest| rest.is_some());
+            assert_eq!(rest.ok(), Some(!states.is_empty()));
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::model::profile;
     use super::super::packed::Packed;
     use super::*;
     use proptest::prelude::*;
@@ -56,6 +60,9 @@ mod tests {
         ) {
             let mut bytes = Vec::new();
             for (user, version, state) in &states {
+                // By turns a profile and something else.
+                let profile = profile(user, *version, "tea");
+                let state = if version % 2 == 0 { &profile } else { state };
                 packed::append(&mut bytes, &Packed { user, version: *version, state });
             }
             if compressed {

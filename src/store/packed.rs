@@ -76,6 +76,12 @@ fn place(key: &[u8]) -> Result<(i32, u32), Error> {
     Ok((i32::from_be_bytes(*partition), u32::from_be_bytes(*run)))
 }
 
+/// Whether a key is that of a block of states: of sorted runs all are.
+pub(super) fn is_block(key: &[u8]) -> bool {
+    let indexed = place(key).is_ok_and(|(_, run)| run & INDEXED != 0);
+    !indexed || key.get(8) == Some(&(Kind::Block as u8))
+}
+
 /// The runs of a partition: those of formats 3 and 4 of the folder are sorted, and come first.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) struct Runs {
@@ -311,12 +317,11 @@ pub(super) fn page(
     let (mut found, mut seen, mut last) = (Vec::new(), 0, None);
     for entry in trees.packed.range((from, Bound::Unbounded)).take(PAGE) {
         let (key, sealed) = entry?;
-        let (of, run) = place(&key)?;
-        if of != partition {
+        if place(&key)?.0 != partition {
             break;
         }
-        let is_block = run & INDEXED == 0 || key.get(8) == Some(&(Kind::Block as u8));
-        let block = is_block.then(|| Block::open(&key, &sealed)).transpose()?;
+        let block = is_block(&key).then(|| Block::open(&key, &sealed));
+        let block = block.transpose()?;
         let states = block.iter().map(Block::states).next().transpose()?;
         for (at, (state, _)) in states.iter().flatten().enumerate() {
             let newest = find(trees, partition, state.user)?;

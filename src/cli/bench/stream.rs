@@ -32,7 +32,7 @@ pub struct Args {
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=100))]
     runs: u32,
     /// How often the profiles are read back, by turns with a reader that does nothing else; the medians are reported.
-    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=100))]
+    #[arg(long, default_value_t = 15, value_parser = clap::value_parser!(u32).range(1..=100))]
     restores: u32,
     /// Measure too how fast the events can be read and limn's records written by whoever computes nothing. Holds these records in memory.
     #[arg(long)]

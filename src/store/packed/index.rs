@@ -151,11 +151,14 @@ fn width(number: u64) -> usize {
 /// A key, and the value that goes there.
 type Written = (Vec<u8>, Vec<u8>);
 
+/// Entries that a block of the index has on average, or up to half of them.
+const TARGET: usize = ENTRIES / 2 + ENTRIES / 16;
+
 /// Seals the entries of a run, which are in the order of its blocks: together those whose hashes begin with the same bits, so many bits
-/// that a block of the index is half full. Whoever looks for a hash looks through all of such a block, so nothing is sorted within one
-/// unless it is too large, as where few users are at it all the time.
-pub(super) fn sealed(partition: i32, run: u32, index: &[Entry]) -> impl Iterator<Item = Written> {
-    let parts = (2 * index.len()).div_ceil(ENTRIES).next_power_of_two();
+/// that a block of the index is filled to a half, or a quarter. Whoever looks for a hash looks through all of such a block, so nothing is
+/// sorted within one unless it is too large, as where few users are at it all the time.
+pub(super) fn sealed(partition: i32, run: u32, index: Vec<Entry>) -> impl Iterator<Item = Written> {
+    let parts = index.len().div_ceil(TARGET).next_power_of_two();
     // In two steps, as a number cannot be shifted by all of its bits.
     let part = |entry: &Entry| (entry.0 >> 1 >> (u64::BITS - 1 - parts.ilog2())) as usize;
     // A counting sort: it leaves what is of one part in its order.
@@ -167,8 +170,8 @@ pub(super) fn sealed(partition: i32, run: u32, index: &[Entry]) -> impl Iterator
     }
     let mut parted = vec![Entry(0); index.len()];
     for entry in index {
-        let end = &mut ends[part(entry)];
-        parted[*end] = *entry;
+        let end = &mut ends[part(&entry)];
+        parted[*end] = entry;
         *end += 1;
     }
     let mut begin = 0;

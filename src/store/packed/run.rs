@@ -4,10 +4,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::mem;
 
 use super::super::Error;
-use super::super::database::{Database, cost};
+use super::super::database::Database;
 use super::block::{BLOCK_BYTES, Block, Sealer};
 use super::index::{self, Entry, MOST_BLOCKS};
-use super::{Kind, block_key, erase, indexed_key, known, put};
+use super::{Kind, block_key, erase, indexed_key, is_block, known, put};
 use crate::failpoint;
 
 /// States and erasures behind which a run ends: its index is in memory until then. Few in a debug build, so that the tests and the
@@ -18,14 +18,28 @@ const PIECE_STATES: usize = 1 << 15;
 /// Bytes of states behind which a run ends: what a crash cuts off is read again.
 const MOST_BYTES: usize = 256 << 20;
 
-/// What is written at once costs so much ([`cost`]), a third of it bytes: so few that their memory, which is used again and again, is
-/// new only once, and so many that few pages are written twice because they have what two writings bring. Two go into a segment, and what
+/// Blocks whose places are written before they come: a page of sled's full ([`Run::write`]).
+const AHEAD: u32 = 16;
+
+/// What is written at once costs so much ([`cost`]), two thirds of it bytes: so few that their memory, which is used again and again, is
+/// new only once, and so many that few pages are written twice because they have what two writings bring. Four go into a segment, and what
 /// the last of their blocks is too much. In a debug build a few blocks, so that runs are cut off in the middle there.
 const MOST_AT_ONCE: usize = if cfg!(debug_assertions) {
     4 << 10
 } else {
-    7 << 19
+    15 << 17
 };
+
+/// About how many bytes of log it takes to write one more value of so many bytes: hardly more than those ([`Run::write`]).
+fn cost(bytes: usize) -> usize {
+    bytes + bytes / 2 + (1 << 10)
+}
+
+/// Keys behind all of a run's blocks. Where there are none, the first blocks of the next partition stand in the page that this run's
+/// places come into, and are written anew with each split of it.
+fn guards(partition: i32, number: u32) -> impl Iterator<Item = Vec<u8>> {
+    (0..AHEAD).map(move |guard| block_key(partition, number, u32::MAX - guard))
+}
 
 /// States of a partition, block by block, in the order in which they were read, and the index that finds them. Nothing of it is
 /// there before it has ended.
@@ -43,6 +57,8 @@ pub(in crate::store) struct Run<'a> {
     full: Vec<(Vec<u8>, usize)>,
     values: Vec<u8>,
     cost: usize,
+    /// Blocks below this have their places ([`Run::write`]).
+    placed: u32,
     pub(super) most: usize,
     sealer: Sealer,
 }
@@ -62,9 +78,10 @@ impl<'a> Run<'a> {
             index: Vec::with_capacity(MOST_STATES + PIECE_STATES),
             erased: Vec::new(),
             full: Vec::new(),
-            values: Vec::with_capacity(MOST_AT_ONCE / 3 + 2 * BLOCK_BYTES),
+            values: Vec::with_capacity(MOST_AT_ONCE / 3 * 2 + 2 * BLOCK_BYTES),
             cost: 0,
-            most: MOST_AT_ONCE.min(database.most() / 16 * 7),
+            placed: 0,
+            most: MOST_AT_ONCE.min(database.most() / 64 * 15),
             sealer: Sealer::new(),
         })
     }
@@ -89,7 +106,7 @@ impl<'a> Run<'a> {
         self.blocks += 1;
         let begin = self.values.len();
         self.sealer.seal_behind(&mut self.values, &key, states);
-        self.put(key, begin)
+        self.put(key, begin, AHEAD)
     }
 
     /// How many states it has taken.
@@ -105,7 +122,7 @@ impl<'a> Run<'a> {
     /// Ends it: all of it is there then.
     pub(in crate::store) fn end(mut self) -> Result<(), Error> {
         if !self.erased.is_empty() {
-            self.write()?;
+            self.write(0)?;
             self.forget()?;
             let users: BTreeSet<&str> = self.erased.iter().map(|(user, _)| &**user).collect();
             for user in users {
@@ -115,13 +132,22 @@ impl<'a> Run<'a> {
         if self.blocks == 0 {
             return Ok(());
         }
-        for (key, sealed) in index::sealed(self.partition, self.number, &mem::take(&mut self.index))
+        for (key, sealed) in index::sealed(self.partition, self.number, mem::take(&mut self.index))
         {
             let begin = self.values.len();
             self.values.extend_from_slice(&sealed);
-            self.put(key, begin)?;
+            self.put(key, begin, 0)?;
         }
-        self.write()?;
+        self.write(0)?;
+        // More blocks were expected than have come.
+        let rest = self.blocks..self.placed;
+        self.database.write(2 * AHEAD as usize * cost(0), |trees| {
+            let rest = rest.map(|block| block_key(self.partition, self.number, block));
+            for key in rest.chain(guards(self.partition, self.number)) {
+                trees.packed.remove(key)?;
+            }
+            Ok(())
+        })?;
         let end = indexed_key(self.partition, self.number, Kind::End);
         put(self.database, &end, Vec::new())?;
         failpoint::pass("run_written");
@@ -179,22 +205,32 @@ impl<'a> Run<'a> {
     }
 
     /// Puts what stands from `begin` on to the values that are to be written, and writes them when there are enough.
-    fn put(&mut self, key: Vec<u8>, begin: usize) -> Result<(), Error> {
-        self.cost += cost(1, self.values.len() - begin);
+    fn put(&mut self, key: Vec<u8>, begin: usize, ahead: u32) -> Result<(), Error> {
+        self.cost += cost(self.values.len() - begin);
         self.full.push((key, self.values.len()));
         if self.cost >= self.most {
-            self.write()?;
+            self.write(ahead)?;
         }
         Ok(())
     }
 
     /// Writes what is full. sled writes a page anew behind each tenth change of it, with up to sixteen values in it, and when it
     /// is split: in the order of their keys blocks would be written three to four times. So first their places are
-    /// written, which makes the pages, of eight each; then each page takes its blocks, and hardly one is written twice.
-    fn write(&mut self) -> Result<(), Error> {
+    /// written, which makes the pages, of eight each; then each page takes its blocks, and hardly one is written twice. So many blocks
+    /// that are still to come have their places too: the next ones' would come into a page that is full of blocks else, and split it.
+    fn write(&mut self, ahead: u32) -> Result<(), Error> {
+        let (partition, number) = (self.partition, self.number);
+        let placed = self.placed.max(self.blocks + ahead);
+        let places = mem::replace(&mut self.placed, placed)..placed;
+        let first = places.start == 0 && self.blocks > 0;
+        let places = places.map(|block| block_key(partition, number, block));
+        let guards = guards(partition, number).filter(|_| first);
         let (full, values) = (&self.full, &self.values);
         self.database.write(mem::take(&mut self.cost), |trees| {
-            for (key, _) in full {
+            for place in guards.chain(places) {
+                trees.packed.insert(place, &[])?;
+            }
+            for (key, _) in full.iter().filter(|(key, _)| !is_block(key)) {
                 trees.packed.insert(&key[..], &[])?;
             }
             let mut begin = 0;

@@ -7,7 +7,7 @@ use super::{Found, Packed, run_key};
 
 /// The format of a block that is not compressed: its states. Folders of format 3 have no others.
 pub(super) const PLAIN: u8 = 1;
-/// The format of one that is, as [`super::block::COMPRESSED`].
+/// The format of one that is, as [`super::block::Form::formats`] says.
 pub(super) const COMPRESSED: u8 = 2;
 
 /// Where a user stands in the order.

@@ -151,7 +151,7 @@ fn an_entry_of_a_large_run_takes_five_bytes() {
     const STATES: u32 = 300_000;
     let entries = (0..STATES).map(|user| Entry::new(user.to_string().as_bytes(), user / 300));
     let entries: Vec<Entry> = entries.collect();
-    let written: usize = sealed(0, 0, &entries).map(|(_, sealed)| sealed.len()).sum();
+    let written: usize = sealed(0, 0, entries).map(|(_, sealed)| sealed.len()).sum();
     let each = written as f64 / f64::from(STATES);
     assert!((5.0..5.05).contains(&each), "{each}");
 }
@@ -180,7 +180,7 @@ proptest! {
         let of = |state: u32| if state % 99 < one { 0 } else { state % users };
         let entry = |state| Entry::new(of(state).to_string().as_bytes(), state / 7);
         let entries: Vec<Entry> = (0..states).map(entry).collect();
-        let index: Vec<Written> = sealed(3, 5, &entries).collect();
+        let index: Vec<Written> = sealed(3, 5, entries.clone()).collect();
         let mut found = Vec::new();
         for (at, (key, sealed)) in index.iter().enumerate() {
             let (form, some) = opened(key, sealed).unwrap();
