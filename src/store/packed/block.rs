@@ -210,7 +210,7 @@ impl<'a> Block<'a> {
             forms.find(|form| <[u8; 2]>::from(form.formats()).contains(&format))
         };
         let form = match sealed.first() {
-            // Its place only ([`super::run::Run`]): a crash came between. Behind a position that was applied there is none.
+            // Its place only ([`super::run::Run`]): it is on its way, a crash came between, or none was left for it.
             None => {
                 return Ok(Self {
                     states: Cow::Borrowed(&[]),

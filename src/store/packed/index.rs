@@ -151,7 +151,7 @@ fn width(number: u64) -> usize {
 /// A key, and the value that goes there.
 type Written = (Vec<u8>, Vec<u8>);
 
-/// Entries that a block of the index has on average, or up to half of them.
+/// Half as many entries, and up to so many, a block of the index has on average: few have more than it may.
 const TARGET: usize = ENTRIES / 2 + ENTRIES / 16;
 
 /// Seals the entries of a run, which are in the order of its blocks: together those whose hashes begin with the same bits, so many bits

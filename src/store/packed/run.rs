@@ -18,12 +18,13 @@ const PIECE_STATES: usize = 1 << 15;
 /// Bytes of states behind which a run ends: what a crash cuts off is read again.
 const MOST_BYTES: usize = 256 << 20;
 
-/// Blocks whose places are written before they come: a page of sled's full ([`Run::write`]).
+/// Blocks whose places are written before they come: a page of sled's full ([`Run::write`]). What is left of them at the end stays, as
+/// [`guards`] do: whoever took them away would have sled put what is beside them into one page, and that is written anew.
 const AHEAD: u32 = 16;
 
 /// What is written at once costs so much ([`cost`]), two thirds of it bytes: so few that their memory, which is used again and again, is
-/// new only once, and so many that few pages are written twice because they have what two writings bring. Four go into a segment, and what
-/// the last of their blocks is too much. In a debug build a few blocks, so that runs are cut off in the middle there.
+/// new only once, and so many that few pages are written twice because they have what two writings bring. Four go into a segment of today's
+/// size, and what the last of their blocks is too much. In a debug build a few blocks, so that runs are cut off in the middle there.
 const MOST_AT_ONCE: usize = if cfg!(debug_assertions) {
     4 << 10
 } else {
@@ -35,8 +36,8 @@ fn cost(bytes: usize) -> usize {
     bytes + bytes / 2 + (1 << 10)
 }
 
-/// Keys behind all of a run's blocks. Where there are none, the first blocks of the next partition stand in the page that this run's
-/// places come into, and are written anew with each split of it.
+/// Keys behind all of a run's blocks, with nothing at them. Where there are none, the first blocks of the next partition stand in the page
+/// that this run's places come into, and are written anew with each split of it.
 fn guards(partition: i32, number: u32) -> impl Iterator<Item = Vec<u8>> {
     (0..AHEAD).map(move |guard| block_key(partition, number, u32::MAX - guard))
 }
@@ -139,15 +140,6 @@ impl<'a> Run<'a> {
             self.put(key, begin, 0)?;
         }
         self.write(0)?;
-        // More blocks were expected than have come.
-        let rest = self.blocks..self.placed;
-        self.database.write(2 * AHEAD as usize * cost(0), |trees| {
-            let rest = rest.map(|block| block_key(self.partition, self.number, block));
-            for key in rest.chain(guards(self.partition, self.number)) {
-                trees.packed.remove(key)?;
-            }
-            Ok(())
-        })?;
         let end = indexed_key(self.partition, self.number, Kind::End);
         put(self.database, &end, Vec::new())?;
         failpoint::pass("run_written");
@@ -222,11 +214,18 @@ impl<'a> Run<'a> {
         let (partition, number) = (self.partition, self.number);
         let placed = self.placed.max(self.blocks + ahead);
         let places = mem::replace(&mut self.placed, placed)..placed;
-        let first = places.start == 0 && self.blocks > 0;
+        let first = places.start == 0 && ahead > 0;
         let places = places.map(|block| block_key(partition, number, block));
         let guards = guards(partition, number).filter(|_| first);
         let (full, values) = (&self.full, &self.values);
-        self.database.write(mem::take(&mut self.cost), |trees| {
+        // They come into a page of other blocks, which is written anew and split for them.
+        let beside = if first {
+            2 * AHEAD as usize * cost(BLOCK_BYTES)
+        } else {
+            0
+        };
+        let cost = mem::take(&mut self.cost) + beside;
+        self.database.write(cost, |trees| {
             for place in guards.chain(places) {
                 trees.packed.insert(place, &[])?;
             }
