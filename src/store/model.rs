@@ -2,7 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use super::database::Database;
+use super::Error;
+use super::database::{Database, Trees};
 use super::packed::{self, Form, Sealer};
 use super::view::{Change, View};
 use crate::codec::{self, proto};
@@ -19,26 +20,25 @@ pub(super) fn profile(user: &str, version: u64, text: &str) -> Vec<u8> {
 
 /// Writes each block of states anew as limn wrote it when the folder had format 7.
 pub(super) fn write_beside(database: &Database) {
-    let rewrite = |trees: &super::database::Trees| {
-        let of =
-            |tree: &sled::Tree, is_block: &dyn Fn(&[u8]) -> bool| -> Result<(), super::Error> {
-                for entry in tree.iter() {
-                    let (key, sealed) = entry?;
-                    if !is_block(&key) {
-                        continue;
-                    }
-                    let block = packed::Block::open(&key, &sealed)?;
-                    let mut states = Vec::new();
-                    for state in block.each() {
-                        packed::append_beside(&mut states, &state?.0);
-                    }
-                    if !states.is_empty() {
-                        let older = Sealer::of(Form::Beside).seal(&key, &states);
-                        tree.insert(key, older)?;
-                    }
+    let rewrite = |trees: &Trees| {
+        let of = |tree: &sled::Tree, is_block: &dyn Fn(&[u8]) -> bool| -> Result<(), Error> {
+            for entry in tree.iter() {
+                let (key, sealed) = entry?;
+                if !is_block(&key) {
+                    continue;
                 }
-                Ok(())
-            };
+                let block = packed::Block::open(&key, &sealed)?;
+                let mut states = Vec::new();
+                for state in block.each() {
+                    packed::append_beside(&mut states, &state?.0);
+                }
+                if !states.is_empty() {
+                    let older = Sealer::of(Form::Beside).seal(&key, &states);
+                    tree.insert(key, older)?;
+                }
+            }
+            Ok(())
+        };
         of(&trees.packed, &packed::is_block)?;
         of(&trees.gathered, &|_| true)
     };

@@ -127,6 +127,12 @@ impl Form {
         }
     }
 
+    /// The one that has a format.
+    fn of(format: u8) -> Option<Self> {
+        let mut forms = [Self::Sorted, Self::Beside, Self::Now].into_iter();
+        forms.find(|form| <[u8; 2]>::from(form.formats()).contains(&format))
+    }
+
     fn split(self, bytes: &[u8]) -> Option<(Packed<'_>, &[u8])> {
         match self {
             Self::Sorted => sorted::split(bytes),
@@ -204,21 +210,14 @@ impl<'a> Block<'a> {
     pub(in crate::store) fn open(key: &[u8], sealed: &'a [u8]) -> Result<Self, Error> {
         let torn =
             || Error::Torn("a block of packed states does not match its checksum".to_owned());
-        let forms = [Form::Sorted, Form::Beside, Form::Now];
-        let of = |format| {
-            let mut forms = forms.into_iter();
-            forms.find(|form| <[u8; 2]>::from(form.formats()).contains(&format))
-        };
-        let form = match sealed.first() {
+        let Some(&format) = sealed.first() else {
             // Its place only ([`super::run::Run`]): it is on its way, a crash came between, or none was left for it.
-            None => {
-                return Ok(Self {
-                    states: Cow::Borrowed(&[]),
-                    form: Form::Now,
-                });
-            }
-            Some(&format) => of(format).ok_or_else(torn)?,
+            return Ok(Self {
+                states: Cow::Borrowed(&[]),
+                form: Form::Now,
+            });
         };
+        let form = Form::of(format).ok_or_else(torn)?;
         let (plain, compressed) = form.formats();
         if let Some(states) = unseal(plain, key, sealed) {
             return Ok(Self {

@@ -219,11 +219,7 @@ impl<'a> Run<'a> {
         let guards = guards(partition, number).filter(|_| first);
         let (full, values) = (&self.full, &self.values);
         // They come into a page of other blocks, which is written anew and split for them.
-        let beside = if first {
-            2 * AHEAD as usize * cost(BLOCK_BYTES)
-        } else {
-            0
-        };
+        let beside = usize::from(first) * 2 * AHEAD as usize * cost(BLOCK_BYTES);
         let cost = mem::take(&mut self.cost) + beside;
         self.database.write(cost, |trees| {
             for place in guards.chain(places) {
