@@ -91,6 +91,9 @@ pub struct Report {
     pub restore_records_per_second: f64,
     /// The same topic through librdkafka, doing nothing else.
     pub raw_profiles_records_per_second: f64,
+    /// What a restore reaches of the speed of the reader that went just before it; the median of these pairs. A machine is now
+    /// faster and now slower for seconds at a time, for both: the medians of each can be of different times.
+    pub restore_to_raw: f64,
     /// The same input through librdkafka, doing nothing else.
     pub raw_consume_events_per_second: f64,
     /// The same, while the records that limn has written, as far as Kafka has not compacted them, are written again, without
@@ -259,6 +262,7 @@ async fn measure(
     let folded = fold_all(&options, &topics, Arc::clone(&engine), admin, written, tell).await?;
     let rate = |counted: &Counted| counted.records as f64 / counted.seconds;
     let (mut restore_seconds, mut restored, mut read) = (Vec::new(), Vec::new(), Vec::new());
+    let mut pairs = Vec::new();
     let restores = options.restores.max(1);
     for restore in 1..=restores {
         tell("reading the profiles, and nothing else");
@@ -273,6 +277,7 @@ async fn measure(
         restore_seconds.push(seconds);
         restored.push(profiles.records as f64 / seconds);
         read.push(rate(&profiles));
+        pairs.push(profiles.seconds / seconds);
     }
     let (mut ceiling_alone, mut ceiling_with_state) = (None, None);
     if options.ceiling {
@@ -318,6 +323,7 @@ async fn measure(
         restore_seconds: median(restore_seconds),
         restore_records_per_second: median(restored),
         raw_profiles_records_per_second: median(read),
+        restore_to_raw: median(pairs),
         raw_consume_events_per_second: rate(&input),
         ceiling_events_per_second: ceiling_alone,
         ceiling_with_state_events_per_second: ceiling_with_state,

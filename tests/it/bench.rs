@@ -48,6 +48,7 @@ fn a_stream_is_measured_as_often_as_told_and_nothing_of_it_is_left() {
             "restore_seconds",
             "restore_records_per_second",
             "raw_profiles_records_per_second",
+            "restore_to_raw",
             "raw_consume_events_per_second",
             "peak_memory_bytes",
             "bytes_per_open_window",
