@@ -10,7 +10,7 @@ use std::time::Duration;
 use limn::codec::Partitioner;
 use limn::config::Config;
 use limn::verify::{self, Report};
-use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer};
 use rdkafka::error::KafkaError;
 use rdkafka::message::{Headers, Message};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
@@ -320,6 +320,19 @@ impl<'a> Case<'a> {
             }
         }
         records
+    }
+
+    /// Commits these offsets as Kafka's own tool does it, with nothing beside them, once the group has no member.
+    pub fn commit_by_hand(&self, offsets: &BTreeMap<i32, i64>) {
+        let mut to = TopicPartitionList::new();
+        for (&partition, &offset) in offsets {
+            to.add_partition_offset(&self.input, partition, Offset::Offset(offset))
+                .unwrap();
+        }
+        let by_hand = self.broker.of_group(&self.input);
+        eventually("the group to have no member", || {
+            by_hand.commit(&to, CommitMode::Sync).ok()
+        });
     }
 
     /// What `limn verify` looks at.

@@ -111,7 +111,9 @@ faults! {
     very_many_users_have_one_event: Shared, inputs::many_users;
     messages_are_as_large_as_the_broker_allows: Shared, inputs::largest;
     a_summary_is_larger_than_its_topic_allows: Shared, inputs::too_large_a_summary;
-    an_output_topic_is_deleted: Shared, topics::deleted;
+    an_output_topic_is_deleted: Shared, topics::changes_and_dead_letters_deleted;
+    the_checkpoints_are_deleted: Shared, topics::checkpoints_deleted;
+    the_profiles_are_deleted: Shared, topics::profiles_deleted;
     an_output_topic_gets_other_partitions: Shared, topics::grown;
     retention_removes_unread_input: Shared, topics::removed;
 }

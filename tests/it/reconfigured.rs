@@ -1,12 +1,7 @@
 //! A start with other topics than the one before it.
 
-use std::collections::BTreeMap;
-
-use rdkafka::consumer::{CommitMode, Consumer};
-use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
-
 use crate::broker;
-use crate::case::{Case, PARTITIONS};
+use crate::case::Case;
 
 #[test]
 fn an_offset_whose_checkpoint_is_in_another_topic_is_refused_until_it_is_committed_by_hand() {
@@ -30,7 +25,7 @@ fn an_offset_whose_checkpoint_is_in_another_topic_is_refused_until_it_is_committ
     let other = std::mem::replace(&mut case.replaced, kept);
     case.run_to_the_end("a");
     case.all_folded();
-    commit_by_hand(&case, &committed);
+    case.commit_by_hand(&committed);
     case.replaced = other;
     case.run_to_the_end("a");
     // The profiles are the same ones: what is folded in them is not folded again.
@@ -45,22 +40,9 @@ fn an_offset_whose_checkpoint_is_in_another_topic_is_refused_until_it_is_committ
     let before = format!("there was one in {}.others when the group", case.input);
     assert!(said.contains(&before), "{said}");
     // They end where these offsets are: nothing but the missing note tells that more is folded behind.
-    commit_by_hand(&case, &committed);
+    case.commit_by_hand(&committed);
     case.run_to_the_end("a");
     assert_eq!(case.verify().folded, 216);
-}
-
-/// As Kafka's own tool does it: with nothing beside the offsets.
-fn commit_by_hand(case: &Case<'_>, committed: &BTreeMap<i32, i64>) {
-    let mut offsets = TopicPartitionList::new();
-    for partition in 0..PARTITIONS {
-        let offset = Offset::Offset(committed[&partition]);
-        offsets
-            .add_partition_offset(&case.input, partition, offset)
-            .unwrap();
-    }
-    let by_hand = case.broker.of_group(&case.input);
-    by_hand.commit(&offsets, CommitMode::Sync).unwrap();
 }
 
 #[test]
@@ -80,7 +62,7 @@ fn a_folder_with_an_older_checkpoint_than_the_offset_is_not_taken_for_the_topic_
     assert_eq!(code, Some(1), "{said}");
     let before = format!("there was one in {checkpoints} when the group");
     assert!(said.contains(&before), "{said}");
-    commit_by_hand(&case, &committed);
+    case.commit_by_hand(&committed);
     case.run_to_the_end("a");
     assert_eq!(case.verify().folded, 144);
 }

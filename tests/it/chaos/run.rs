@@ -3,7 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
+use limn::checkpoint::OffsetSet;
 use limn::codec;
+use limn::engine::Positions;
 use limn::failpoint;
 use limn::source;
 use limn::verify::{self, Kind, Report};
@@ -23,8 +25,9 @@ pub struct Run<'a> {
     pub rng: fastrand::Rng,
     /// What the final account may find, because this fault destroys what it needs.
     pub allowed: Vec<Kind>,
-    /// From these offsets of the input on the topics tell what became of each event, whatever is `allowed` before them.
-    pub told_from: BTreeMap<i32, i64>,
+    /// Where dead letters that were seen once came from; where these are kept, each event must be in its user's last profile or have
+    /// a dead letter, whatever is `allowed`.
+    letters: Option<BTreeSet<(i32, i64)>>,
     /// The input is not to be worked off in the end: limn must refuse to.
     pub stopped: bool,
     /// Records of the input that are there no more.
@@ -48,7 +51,7 @@ impl<'a> Run<'a> {
             brokers,
             rng: fastrand::Rng::with_seed(seed),
             allowed: Vec::new(),
-            told_from: BTreeMap::new(),
+            letters: None,
             stopped: false,
             removed: 0,
             panics: false,
@@ -213,6 +216,18 @@ impl<'a> Run<'a> {
         });
     }
 
+    /// Waits until the group gets on or the instance has ended; whether it gets on.
+    pub fn works_or_ends(&mut self, name: &str) -> bool {
+        let before = self.committed();
+        let mut instance = self.instances.remove(name).expect("it runs");
+        let works = eventually("the group to get on, or an end", || {
+            let ended = instance.0.try_wait().unwrap().is_some();
+            (ended || self.committed() >= before + 100).then_some(!ended)
+        });
+        self.add(name, instance);
+        works
+    }
+
     /// Waits until all that was written is folded or dead-lettered, without an end of the input.
     pub fn works_off(&self) {
         let end = self.broker().end(&self.case.input);
@@ -285,33 +300,66 @@ impl<'a> Run<'a> {
         report
     }
 
-    /// Each event from `told_from` on is folded, or among the dead letters.
+    /// Keeps what became of events whose dead letters are deleted after this. The end of the run looks at each event, then.
+    pub fn remember_dead_letters(&mut self) {
+        let now = self.dead_letters();
+        self.letters.get_or_insert_default().extend(now);
+    }
+
+    fn dead_letters(&self) -> BTreeSet<(i32, i64)> {
+        let letters = self.case.read("dead").into_iter();
+        letters
+            .map(|letter| {
+                let offset = letter.headers["limn-offset"].parse().unwrap();
+                (letter.partition, offset)
+            })
+            .collect()
+    }
+
+    /// Stops an instance's process in a moment in which it has no transaction open.
+    pub fn freeze_between_transactions(&self, name: &str) {
+        eventually("a moment without a transaction", || {
+            self.signal(name, "-STOP");
+            // What it had sent is with the broker by the second look.
+            let open = self.in_transaction() || self.in_transaction();
+            if open {
+                self.signal(name, "-CONT");
+            }
+            (!open).then_some(())
+        });
+    }
+
+    /// Each event is in its user's last profile, once, or among the dead letters.
     fn all_are_told(&self) {
-        if self.told_from.is_empty() {
+        let Some(remembered) = &self.letters else {
             return;
+        };
+        let mut states = BTreeMap::new();
+        for state in self.case.read("profiles") {
+            let state = codec::decode_state(&state.value.unwrap()).unwrap();
+            states.insert(state.user_id, state.summary);
         }
-        let mut told = BTreeSet::new();
-        for change in self.case.read("changes") {
-            let change = codec::decode_change(&change.value.unwrap()).unwrap();
-            for source in change.sources {
-                let offsets = source.offsets.iter().flat_map(|run| run.first..run.end);
-                told.extend(offsets.map(|offset| (source.partition, offset)));
+        let mut folded: BTreeMap<i32, OffsetSet> = BTreeMap::new();
+        for (user, summary) in states {
+            let positions = Positions::parse(&summary).expect("a scripted summary");
+            assert_eq!(positions.repeated, [], "{user}");
+            for (partition, offsets) in positions.folded {
+                let all = folded.entry(partition).or_default();
+                for (first, end) in offsets.runs() {
+                    all.insert_run(first, end);
+                }
             }
         }
-        for letter in self.case.read("dead") {
-            told.insert((
-                letter.partition,
-                letter.headers["limn-offset"].parse().unwrap(),
-            ));
-        }
-        let ends = self.broker().ends(&self.case.input);
-        for (partition, from) in &self.told_from {
-            let lost =
-                (*from..ends[partition]).find(|offset| !told.contains(&(*partition, *offset)));
-            assert_eq!(
-                lost, None,
-                "the first event of partition {partition} that is lost"
-            );
+        let letters = &self.dead_letters() | remembered;
+        let given_up_too = self.allowed.contains(&Kind::FoldedAndDeadLettered);
+        for (partition, end) in self.broker().ends(&self.case.input) {
+            for offset in 0..end {
+                let place = (partition, offset);
+                let folded = folded.get(&partition).is_some_and(|f| f.contains(offset));
+                let given_up = letters.contains(&place);
+                assert!(folded || given_up, "{place:?} is lost");
+                assert!(!(folded && given_up) || given_up_too, "{place:?} is both");
+            }
         }
     }
 

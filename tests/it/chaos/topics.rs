@@ -1,17 +1,14 @@
 //! Topics that somebody meddles with: limn must stop and say what to do.
 
 use limn::verify::Kind;
-use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer};
-use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 
 use super::load::Events;
 use super::run::Run;
-use crate::case::PARTITIONS;
 
 /// It stops by itself, with an error that has these words.
-fn stops(run: &mut Run<'_>, words: &[&str]) {
-    let code = run.ended("a");
-    let said = run.case.log("a");
+fn stops(run: &mut Run<'_>, name: &str, words: &[&str]) {
+    let code = run.ended(name);
+    let said = run.case.log(name);
     assert_eq!(code, Some(1), "{said}");
     let last = said.lines().last().unwrap_or_default();
     for word in words {
@@ -19,21 +16,30 @@ fn stops(run: &mut Run<'_>, words: &[&str]) {
     }
 }
 
-/// The change events are gone with their topic, and the dead letters with theirs; with a new one it goes on. Of the events that come
-/// behind that none may be missing.
-pub fn deleted(run: &mut Run<'_>) {
+/// It is deleted while an instance works, which stops.
+fn deleted(run: &mut Run<'_>, kind: &str) {
+    let topic = run.case.topic(kind);
+    run.broker().delete_topics(&[&topic]);
+    run.signal("a", "-CONT");
+    stops(run, "a", &[&topic, "limn topics"]);
+    run.topics();
+}
+
+/// The change events are gone with their topic, and the dead letters with theirs; with a new one it goes on, and no event is missing.
+pub fn changes_and_dead_letters_deleted(run: &mut Run<'_>) {
     run.load(Events::default());
     let mut kinds = ["changes", "dead"];
     run.rng.shuffle(&mut kinds);
+    run.remember_dead_letters();
     for kind in kinds {
         run.start("a");
         run.works();
-        let topic = run.case.topic(kind);
-        run.broker().delete_topics(&[&topic]);
-        stops(run, &[&topic, "limn topics"]);
-        run.topics();
+        if kind == "dead" {
+            run.freeze_between_transactions("a");
+            run.remember_dead_letters();
+        }
+        deleted(run, kind);
     }
-    run.told_from = run.broker().ends(&run.case.input);
     run.start("a");
     run.works();
     // Nothing tells of what was folded, or given up, before, and versions begin in the middle.
@@ -42,6 +48,44 @@ pub fn deleted(run: &mut Run<'_>) {
         Kind::CommittedAboveUnfolded,
         Kind::Profile,
     ];
+}
+
+/// Who has the last one in its folder goes on. Who has it not is refused; told to, it goes on too: what is folded is not folded again,
+/// and what was late is judged anew.
+pub fn checkpoints_deleted(run: &mut Run<'_>) {
+    run.load(Events::default());
+    run.remember_dead_letters();
+    run.start("a");
+    run.works();
+    deleted(run, "checkpoints");
+    let name = if run.rng.bool() { "a" } else { "fresh" };
+    run.start(name);
+    if name == "a" && run.works_or_ends(name) {
+        return;
+    }
+    let checkpoints = run.case.topic("checkpoints");
+    stops(run, name, &["there was one in", &checkpoints]);
+    let group = &run.case.input;
+    let committed = run.broker().committed_offsets(group, group);
+    run.case.commit_by_hand(&committed);
+    run.start(name);
+    run.works();
+    // What its user's fold marker is above counts as decided, also where it has a dead letter of before.
+    run.allowed = vec![
+        Kind::Fate,
+        Kind::FoldedAndDeadLettered,
+        Kind::DeadLetteredTwice,
+    ];
+}
+
+/// It stops, and the change events tell of all that it has committed.
+pub fn profiles_deleted(run: &mut Run<'_>) {
+    run.load(Events::default());
+    run.start("a");
+    run.works();
+    deleted(run, "profiles");
+    run.stopped = true;
+    run.allowed = vec![Kind::Profile];
 }
 
 /// What is under way goes on, where it always went; the next start refuses.
@@ -54,7 +98,7 @@ pub fn grown(run: &mut Run<'_>) {
     run.works();
     run.stop("a");
     run.start("a");
-    stops(run, &[&profiles, "4 partitions"]);
+    stops(run, "a", &[&profiles, "4 partitions"]);
     run.stopped = true;
 }
 
@@ -75,24 +119,10 @@ pub fn removed(run: &mut Run<'_>) {
         run.removed += end.unsigned_abs();
     }
     run.signal("a", "-CONT");
-    stops(run, &[&input, "were removed before they were folded"]);
+    stops(run, "a", &[&input, "were removed before they were folded"]);
     run.start("a");
-    stops(run, &[&input, "--reset-offsets"]);
-    // As kafka-consumer-groups.sh --reset-offsets does.
-    let client: BaseConsumer = run
-        .broker()
-        .client()
-        .set("group.id", &input)
-        .create()
-        .unwrap();
-    let mut to = TopicPartitionList::new();
-    for partition in 0..PARTITIONS {
-        to.add_partition_offset(&input, partition, Offset::Offset(ends[&partition]))
-            .unwrap();
-    }
-    crate::broker::eventually("the group to have no member", || {
-        client.commit(&to, CommitMode::Sync).ok()
-    });
+    stops(run, "a", &[&input, "--reset-offsets"]);
+    run.case.commit_by_hand(&ends);
     run.start("a");
     run.works();
 }
