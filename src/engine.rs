@@ -9,6 +9,8 @@ pub use candle::entry;
 #[cfg(test)]
 pub(crate) use candle::made;
 pub use candle::{Candle, Config as CandleConfig, Device, Dtype, Figures, Score, score};
+#[cfg(fuzzing)]
+pub use openai::entry as server;
 pub use openai::{Config as OpenAiConfig, OpenAi};
 pub use scripted::{Fault, Positions, Script, Scripted};
 

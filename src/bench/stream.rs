@@ -84,7 +84,8 @@ pub struct Report {
     pub open_windows: u64,
     /// Their memory, by window.
     pub bytes_per_open_window: u64,
-    /// From a start without a state folder until all profiles were read back; the median, as of the two figures below.
+    /// From the assignment to an instance without a state folder until all profiles were read back, connecting for that included; the
+    /// median, as of the two figures below.
     pub restore_seconds: f64,
     /// Records of the profiles topic that were read back a second; before Kafka has compacted it they are the updates, in the
     /// end the users.

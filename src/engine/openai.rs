@@ -1,19 +1,20 @@
 //! A model behind an HTTP server that speaks the OpenAI protocol (`POST …/chat/completions`).
 
+mod answered;
+#[cfg(fuzzing)]
+pub mod entry;
 mod refusal;
 
 use std::time::{Duration, Instant};
 
 use reqwest::{Client, Response};
-use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio::sync::Semaphore;
 
+use answered::Answered;
 use refusal::Refused;
 
-use super::{
-    Answer, Bound, Description, Engine, Error, Finish, Output, Prepared, Request, Sampling, hash,
-};
+use super::{Answer, Bound, Description, Engine, Error, Output, Prepared, Request, Sampling, hash};
 
 /// Which server, and how it is asked.
 #[derive(Clone)]
@@ -55,42 +56,6 @@ pub struct OpenAi {
     client: Client,
     description: Description,
     places: Semaphore,
-}
-
-#[derive(Deserialize)]
-struct Completion {
-    choices: Vec<Choice>,
-    #[serde(default)]
-    usage: Option<Usage>,
-}
-
-#[derive(Deserialize)]
-struct Choice {
-    message: Message,
-    #[serde(default)]
-    finish_reason: Option<String>,
-}
-
-#[derive(Deserialize)]
-struct Message {
-    #[serde(default)]
-    content: Option<String>,
-}
-
-#[derive(Deserialize)]
-struct Usage {
-    #[serde(default)]
-    prompt_tokens: u32,
-    #[serde(default)]
-    completion_tokens: Option<u32>,
-    #[serde(default)]
-    prompt_tokens_details: Option<Details>,
-}
-
-#[derive(Deserialize)]
-struct Details {
-    #[serde(default)]
-    cached_tokens: Option<u32>,
 }
 
 impl OpenAi {
@@ -182,44 +147,16 @@ impl OpenAi {
             Ok(response) => response,
             Err(refused) => return Err(self.judged(refused, prepared).await),
         };
-        let completion: Completion = serde_json::from_slice(&limited(response, MAX_BODY).await?)
-            .map_err(|e| {
-                away(format!(
-                    "the server's answer is not what the protocol says: {e}"
-                ))
-            })?;
-        let Some(choice) = completion.choices.into_iter().next() else {
-            return Err(away("the server's answer has no choices".to_owned()));
-        };
-        let text = choice.message.content.unwrap_or_default();
-        let finish = match choice.finish_reason.as_deref() {
-            Some("length") => Finish::Length,
-            Some("content_filter") => {
-                return Err(Error::Rejected {
-                    reason: "the server's content filter".to_owned(),
-                });
-            }
-            _ => Finish::Stop,
-        };
-        let usage = completion.usage.unwrap_or(Usage {
-            prompt_tokens: prepared.prompt_tokens,
-            completion_tokens: None,
-            prompt_tokens_details: None,
-        });
+        let answered = Answered::read(&limited(response, MAX_BODY).await?)?;
         Ok(Output {
-            finish,
-            prompt_tokens: usage.prompt_tokens,
-            cached_tokens: usage
-                .prompt_tokens_details
-                .and_then(|d| d.cached_tokens)
-                .unwrap_or(0),
-            // A count of nothing for a text is no count.
-            output_tokens: usage
-                .completion_tokens
-                .filter(|&count| count > 0)
-                .unwrap_or_else(|| self.count(&text)),
+            finish: answered.finish,
+            prompt_tokens: answered.prompt_tokens.unwrap_or(prepared.prompt_tokens),
+            cached_tokens: answered.cached_tokens,
+            output_tokens: answered
+                .output_tokens
+                .unwrap_or_else(|| self.count(&answered.text)),
             seconds: began.elapsed().as_secs_f64(),
-            text,
+            text: answered.text,
         })
     }
 

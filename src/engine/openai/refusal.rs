@@ -6,8 +6,8 @@
 
 use std::time::Duration;
 
-use reqwest::Response;
 use reqwest::header::RETRY_AFTER;
+use reqwest::{Response, StatusCode};
 use serde_json::Value;
 
 use super::{Error, MAX_REFUSAL, limited};
@@ -38,7 +38,11 @@ impl Refused {
             .and_then(|v| v.to_str().ok()?.trim().parse().ok())
             .map(|seconds| Duration::from_secs(seconds).min(RETRY_AFTER_MAX));
         let body = limited(response, MAX_REFUSAL).await.unwrap_or_default();
-        let body: Value = serde_json::from_slice(&body).unwrap_or_default();
+        Self::of(status, retry_after, &body)
+    }
+
+    pub(super) fn of(status: StatusCode, retry_after: Option<Duration>, body: &[u8]) -> Self {
+        let body: Value = serde_json::from_slice(body).unwrap_or_default();
         // vLLM had the fields at the top, the others have them in `error`.
         let error = body.get("error").filter(|e| e.is_object()).unwrap_or(&body);
         let named = |key: &str| error.get(key).and_then(Value::as_str).filter(|t| name(t));

@@ -1,5 +1,6 @@
 //! Against a small server in the test.
 use super::*;
+use crate::engine::Finish;
 use axum::Router;
 use axum::extract::State;
 use axum::http::HeaderMap;
