@@ -68,6 +68,19 @@ fn a_folder_with_an_older_checkpoint_than_the_offset_is_not_taken_for_the_topic_
 }
 
 #[test]
+fn a_folder_with_the_checkpoint_of_the_offset_goes_on_without_the_topic_that_had_it() {
+    let mut case = Case::new("kept");
+    assert!(case.topics().status.success());
+    case.produce(9, 8, 0);
+    case.run_to_the_end("a");
+    broker::shared().delete_topics(&[&case.topic("checkpoints")]);
+    assert!(case.topics().status.success());
+    case.produce(9, 8, 8);
+    case.run_to_the_end("a");
+    assert_eq!(case.verify().folded, 144);
+}
+
+#[test]
 fn an_output_topic_that_is_missing_is_named_with_what_makes_it() {
     let mut case = Case::new("absent");
     assert!(case.topics().status.success());

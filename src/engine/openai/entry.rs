@@ -5,15 +5,22 @@ use reqwest::StatusCode;
 use super::answered::Answered;
 use super::refusal::{Refused, models, some};
 
-/// A body: of a successful answer, of a list of models, and of a refusal, whose status its first two bytes make.
+/// A body: an answer's behind a 0, a list of models' behind a 1, and of a refusal behind what its status is above 300.
 pub fn answer(bytes: &[u8]) {
-    let _ = Answered::read(bytes);
-    let told = some(&models(bytes));
-    assert!(told.chars().all(|c| !c.is_control()), "{told:?}");
-    let Some((status, body)) = bytes.split_first_chunk() else {
+    let Some((&of, body)) = bytes.split_first() else {
         return;
     };
-    let status = 400 + u16::from_le_bytes(*status) % 200;
+    match of {
+        0 => drop(Answered::read(body)),
+        1 => {
+            let told = some(&models(body));
+            assert!(told.chars().all(|c| !c.is_control()), "{told:?}");
+        }
+        more => refusal(300 + u16::from(more), body),
+    }
+}
+
+fn refusal(status: u16, body: &[u8]) {
     let Ok(status) = StatusCode::from_u16(status) else {
         return;
     };

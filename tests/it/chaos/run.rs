@@ -3,7 +3,6 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
-use limn::checkpoint::OffsetSet;
 use limn::codec;
 use limn::engine::Positions;
 use limn::failpoint;
@@ -25,8 +24,8 @@ pub struct Run<'a> {
     pub rng: fastrand::Rng,
     /// What the final account may find, because this fault destroys what it needs.
     pub allowed: Vec<Kind>,
-    /// Where dead letters that were seen once came from; where these are kept, each event must be in its user's last profile or have
-    /// a dead letter, whatever is `allowed`.
+    /// The events of dead letters whose topic was deleted after they were seen. With these, each event must be in a profile or have a
+    /// dead letter, whatever is `allowed`.
     letters: Option<BTreeSet<(i32, i64)>>,
     /// The input is not to be worked off in the end: limn must refuse to.
     pub stopped: bool,
@@ -216,16 +215,17 @@ impl<'a> Run<'a> {
         });
     }
 
-    /// Waits until the group gets on or the instance has ended; whether it gets on.
-    pub fn works_or_ends(&mut self, name: &str) -> bool {
-        let before = self.committed();
-        let mut instance = self.instances.remove(name).expect("it runs");
-        let works = eventually("the group to get on, or an end", || {
+    /// Waits until the group gets on in each partition, or the instance has ended; whether it gets on.
+    pub fn works_everywhere_or_ends(&mut self, name: &str) -> bool {
+        let offsets = || broker::committed_offsets(&self.client, &self.case.input, PARTITIONS);
+        let before = offsets();
+        let instance = self.instances.get_mut(name).expect("it runs");
+        eventually("the group to get on, or an end", || {
             let ended = instance.0.try_wait().unwrap().is_some();
-            (ended || self.committed() >= before + 100).then_some(!ended)
-        });
-        self.add(name, instance);
-        works
+            let now = offsets();
+            let works = before.iter().all(|(partition, &at)| now[partition] > at);
+            (ended || works).then_some(!ended)
+        })
     }
 
     /// Waits until all that was written is folded or dead-lettered, without an end of the input.
@@ -238,13 +238,16 @@ impl<'a> Run<'a> {
 
     /// Whether a transaction is open on any of the outputs: it may hold dead letters only, or a checkpoint.
     pub fn in_transaction(&self) -> bool {
+        OUTPUTS.iter().any(|kind| self.is_open(kind))
+    }
+
+    /// Whether one is open on this one.
+    fn is_open(&self, kind: &str) -> bool {
         let properties = [("bootstrap.servers".to_owned(), self.broker().servers())];
-        OUTPUTS.iter().any(|kind| {
-            let topic = self.case.topic(kind);
-            let bounds = source::bounds(&properties, "looks", &topic, DEADLINE).unwrap();
-            let stable: i64 = bounds.values().map(|(_, end)| end).sum();
-            stable < self.broker().end(&topic)
-        })
+        let topic = self.case.topic(kind);
+        let bounds = source::bounds(&properties, "looks", &topic, DEADLINE).unwrap();
+        let stable: i64 = bounds.values().map(|(_, end)| end).sum();
+        stable < self.broker().end(&topic)
     }
 
     /// The sum of a metric of a running instance over its labels.
@@ -300,7 +303,7 @@ impl<'a> Run<'a> {
         report
     }
 
-    /// Keeps what became of events whose dead letters are deleted after this. The end of the run looks at each event, then.
+    /// Keeps what dead letters tell that are deleted after this. The end of the run looks at each event then.
     pub fn remember_dead_letters(&mut self) {
         let now = self.dead_letters();
         self.letters.get_or_insert_default().extend(now);
@@ -316,12 +319,12 @@ impl<'a> Run<'a> {
             .collect()
     }
 
-    /// Stops an instance's process in a moment in which it has no transaction open.
-    pub fn freeze_between_transactions(&self, name: &str) {
-        eventually("a moment without a transaction", || {
+    /// Stops an instance's process in a moment in which no transaction has a dead letter that is not committed.
+    pub fn freeze_without_open_dead_letters(&self, name: &str) {
+        eventually("a moment without open dead letters", || {
             self.signal(name, "-STOP");
             // What it had sent is with the broker by the second look.
-            let open = self.in_transaction() || self.in_transaction();
+            let open = self.is_open("dead") || self.is_open("dead");
             if open {
                 self.signal(name, "-CONT");
             }
@@ -329,7 +332,7 @@ impl<'a> Run<'a> {
         });
     }
 
-    /// Each event is in its user's last profile, once, or among the dead letters.
+    /// Each event is in a last profile, once, or has a dead letter.
     fn all_are_told(&self) {
         let Some(remembered) = &self.letters else {
             return;
@@ -339,26 +342,31 @@ impl<'a> Run<'a> {
             let state = codec::decode_state(&state.value.unwrap()).unwrap();
             states.insert(state.user_id, state.summary);
         }
-        let mut folded: BTreeMap<i32, OffsetSet> = BTreeMap::new();
+        let mut folded = BTreeSet::new();
         for (user, summary) in states {
             let positions = Positions::parse(&summary).expect("a scripted summary");
             assert_eq!(positions.repeated, [], "{user}");
             for (partition, offsets) in positions.folded {
-                let all = folded.entry(partition).or_default();
-                for (first, end) in offsets.runs() {
-                    all.insert_run(first, end);
+                for offset in offsets.runs().flat_map(|(first, end)| first..end) {
+                    let place = (partition, offset);
+                    assert!(folded.insert(place), "{place:?} is folded twice");
                 }
             }
         }
-        let letters = &self.dead_letters() | remembered;
+        let now = self.dead_letters();
+        if let Some(place) = now.intersection(remembered).next() {
+            panic!("{place:?} is a dead letter twice");
+        }
         let given_up_too = self.allowed.contains(&Kind::FoldedAndDeadLettered);
         for (partition, end) in self.broker().ends(&self.case.input) {
             for offset in 0..end {
                 let place = (partition, offset);
-                let folded = folded.get(&partition).is_some_and(|f| f.contains(offset));
-                let given_up = letters.contains(&place);
-                assert!(folded || given_up, "{place:?} is lost");
-                assert!(!(folded && given_up) || given_up_too, "{place:?} is both");
+                let given_up = now.contains(&place) || remembered.contains(&place);
+                match (folded.contains(&place), given_up) {
+                    (false, false) => panic!("{place:?} is lost"),
+                    (true, true) => assert!(given_up_too, "{place:?} is both"),
+                    _ => {}
+                }
             }
         }
     }
