@@ -57,6 +57,8 @@ pub(super) struct Partition {
     /// What is below may be folded already: what was decided, or more. Where an offset was committed by hand, or forgotten, the last checkpoint may be lost, and
     /// the one that is there older than what is folded: nothing is known of what was decided since, but what was folded the profiles tell.
     pub(super) folded_below: i64,
+    /// Profile states were written, or are under way.
+    pub(super) has_profiles: bool,
     pub(super) users: HashMap<Arc<str>, Queue>,
     /// Of a bounded input: the offset that it ends at, and whether that is reached.
     pub(super) bound: Option<i64>,
@@ -94,6 +96,7 @@ impl Partition {
             late,
             decided_below,
             folded_below: folded_below.max(decided_below),
+            has_profiles: restored.profiles || restored.had_profiles(),
             users: HashMap::default(),
             bound: None,
             ended: false,
@@ -179,6 +182,7 @@ impl Partition {
             profiles_topic: topics.profiles.clone(),
             dead_letters_topic: topics.dead_letters.clone(),
             folded_below: self.folded_below,
+            has_profiles: self.has_profiles,
         }
     }
 

@@ -6,7 +6,7 @@ use std::panic::resume_unwind;
 use std::sync::atomic::AtomicBool;
 use std::thread;
 
-use ahash::HashMap;
+use ahash::{HashMap, HashSet};
 use pending::Pending;
 
 use super::{Config, Error, Topics};
@@ -30,6 +30,15 @@ pub(super) struct Restored {
     /// Whether there are profiles of the partition.
     pub(super) profiles: bool,
     pub(super) checkpoint: Option<proto::Checkpoint>,
+}
+
+impl Restored {
+    /// Whether the checkpoint of the start says that profile states were written before it. One that is beside an offset that was
+    /// committed by hand may be any.
+    pub(super) fn had_profiles(&self) -> bool {
+        let of_this_start = self.noted || !self.committed;
+        of_this_start && self.checkpoint.as_ref().is_some_and(|c| c.has_profiles)
+    }
 }
 
 /// A view that was not written for so long is built anew: tombstones may have been compacted away that it never saw.
@@ -72,7 +81,7 @@ pub(super) fn restore(
     }
     // One thread reads and others write: none waits for another as long as all have something to do.
     let (pending, writers) = Pending::new(now_ms);
-    let checkpoints = thread::scope(|scope| {
+    let (checkpoints, empty) = thread::scope(|scope| {
         let mut writing = Vec::with_capacity(writers.len());
         for writer in writers {
             let thread = thread::Builder::new().name("limn-restore".to_owned());
@@ -93,13 +102,33 @@ pub(super) fn restore(
         checkpoints,
         ..ViewBatch::default()
     })?;
-    assigned.iter().map(|a| begin(config, store, a)).collect()
+    let restored = assigned.iter().map(|a| {
+        let restored = begin(config, store, a)?;
+        if restored.had_profiles() && empty.contains(&restored.partition) {
+            return Err(profiles_lost(config, &restored));
+        }
+        Ok(restored)
+    });
+    restored.collect()
+}
+
+/// No state is in the topic of a partition that had some: whoever goes on gives its users' versions out again, and has no marker of what
+/// is folded above the start.
+fn profiles_lost(config: &Config, restored: &Restored) -> Error {
+    Error::Foreign {
+        place: format!("{}[{}]", config.topics.profiles, restored.partition),
+        reason: format!(
+            "it never had a record, but the checkpoint of offset {} says that profiles were written to it: it was deleted and made anew. Only the              change events tell of them now. Take another group and output topics of its own, or, to begin at version 1 behind this offset,              kafka-consumer-groups.sh --reset-offsets --to-current --execute: what is folded above it may be folded again then",
+            restored.start
+        ),
+    }
 }
 
 /// The next offset of the checkpoints partition to read and the last checkpoint, for each partition that has one.
 type Checkpoints = Vec<(i32, i64, Vec<u8>)>;
 
-/// Reads what is wanted: profiles into `pending`, from `positions` on, and the last checkpoints.
+/// Reads what is wanted: profiles into `pending`, from `positions` on, and the last checkpoints. Also tells of which partitions there never
+/// was a profile.
 fn read(
     config: &Config,
     view: &View,
@@ -107,7 +136,7 @@ fn read(
     mut positions: HashMap<i32, i64>,
     mut pending: Pending,
     cancelled: &AtomicBool,
-) -> Result<Checkpoints, Error> {
+) -> Result<(Checkpoints, HashSet<i32>), Error> {
     let mut checkpoints = Checkpoints::new();
     let mut counted = Counted::new();
     let mut told = 0;
@@ -180,6 +209,7 @@ fn read(
             Ok(())
         },
     )?;
+    let mut empty = HashSet::default();
     for (&partition, &position) in &positions {
         let profiles = (config.topics.profiles.clone(), partition);
         if let Some(end) = ends.get(&profiles) {
@@ -187,11 +217,15 @@ fn read(
                 view.clear_profiles(partition)?;
             }
             remaining(partition, 0);
+            // Compaction, tombstones and aborted transactions leave the offsets as they are.
+            if end.next == 0 {
+                empty.insert(partition);
+            }
             pending.ends_at(partition, end.next);
         }
     }
     pending.send_all()?;
-    Ok(checkpoints)
+    Ok((checkpoints, empty))
 }
 
 /// Counts records, and tells of many at once.

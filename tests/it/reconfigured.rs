@@ -1,7 +1,7 @@
 //! A start with other topics than the one before it.
 
 use crate::broker;
-use crate::case::Case;
+use crate::case::{Case, PARTITIONS};
 
 #[test]
 fn an_offset_whose_checkpoint_is_in_another_topic_is_refused_until_it_is_committed_by_hand() {
@@ -78,6 +78,47 @@ fn a_folder_with_the_checkpoint_of_the_offset_goes_on_without_the_topic_that_had
     case.produce(9, 8, 8);
     case.run_to_the_end("a");
     assert_eq!(case.verify().folded, 144);
+}
+
+#[test]
+fn profiles_that_were_deleted_are_not_begun_anew_unless_the_offset_is_committed_by_hand() {
+    let mut case = Case::new("gone");
+    assert!(case.topics().status.success());
+    case.produce(9, 8, 0);
+    case.run_to_the_end("a");
+    let profiles = case.topic("profiles");
+    broker::shared().delete_topics(&[&profiles]);
+    assert!(case.topics().status.success());
+    case.produce(9, 1, 8);
+    for folder in ["a", "b"] {
+        let (code, said) = case.ended(folder);
+        assert_eq!(code, Some(1), "{said}");
+        let lost = "says that profiles were written to it: it was deleted and made anew";
+        assert!(said.contains(&profiles) && said.contains(lost), "{said}");
+    }
+    let committed = case.broker.committed_offsets(&case.input, &case.input);
+    case.commit_by_hand(&committed);
+    case.run_to_the_end("a");
+    // There are profiles again.
+    case.produce(9, 1, 9);
+    case.run_to_the_end("b");
+    assert_eq!(case.read("profiles").len(), 18);
+}
+
+#[test]
+fn a_partition_without_a_profile_needs_none_of_before() {
+    let case = Case::new("poisoned");
+    assert!(case.topics().status.success());
+    for partition in 0..PARTITIONS {
+        case.broker
+            .produce_all(&case.input, partition, &[("ann", "{")]);
+    }
+    case.run_to_the_end("a");
+    broker::shared().delete_topics(&[&case.topic("profiles")]);
+    assert!(case.topics().status.success());
+    case.run_to_the_end("a");
+    case.run_to_the_end("b");
+    assert_eq!(case.verify().dead_lettered, 3);
 }
 
 #[test]

@@ -223,6 +223,7 @@ impl Flow<'_> {
         }
         if let Some(partition) = self.partitions.get_mut(&number) {
             offsets().for_each(|offset| partition.progress.settle(offset));
+            partition.has_profiles = true;
         }
         let state = Arc::new(state);
         self.uncommitted.insert(key.clone(), Arc::clone(&state));

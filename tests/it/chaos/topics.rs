@@ -91,12 +91,16 @@ pub fn checkpoints_deleted(run: &mut Run<'_>) {
     assert!(run.works_everywhere_or_ends(name));
 }
 
-/// It stops, and change events and dead letters tell of all that it has committed.
+/// It stops, and nobody begins without them; change events and dead letters tell of all that was committed.
 pub fn profiles_deleted(run: &mut Run<'_>) {
     run.load(Events::default());
     run.start("a");
     run.works();
     deleted(run, "profiles");
+    let name = if run.rng.bool() { "a" } else { "fresh" };
+    run.start(name);
+    let profiles = run.case.topic("profiles");
+    stops(run, name, &[&profiles, "deleted and made anew"]);
     run.stopped = true;
     run.allowed = vec![Kind::Profile];
 }
