@@ -115,11 +115,15 @@ pub(super) fn restore(
 /// No state is in the topic of a partition that had some: whoever goes on gives its users' versions out again, and has no marker of what
 /// is folded above the start.
 fn profiles_lost(config: &Config, restored: &Restored) -> Error {
+    let (partition, start) = (restored.partition, restored.start);
     Error::Foreign {
-        place: format!("{}[{}]", config.topics.profiles, restored.partition),
+        place: format!("{}[{partition}]", config.topics.profiles),
         reason: format!(
-            "it never had a record, but the checkpoint of offset {} says that profiles were written to it: it was deleted and made anew. Only the              change events tell of them now. Take another group and output topics of its own, or, to begin at version 1 behind this offset,              kafka-consumer-groups.sh --reset-offsets --to-current --execute: what is folded above it may be folded again then",
-            restored.start
+            "it has no record, but the checkpoint of offset {start} says that profiles were written to it: it was deleted and made anew, and \
+             only the change events tell of them now. Take another group and output topics of its own, or have the users begin at version 1 \
+             behind this offset with kafka-consumer-groups.sh --reset-offsets --topic {}:{partition} --to-offset {start} --execute: what is \
+             folded above it may be folded again then",
+            config.source.topic
         ),
     }
 }
@@ -127,8 +131,8 @@ fn profiles_lost(config: &Config, restored: &Restored) -> Error {
 /// The next offset of the checkpoints partition to read and the last checkpoint, for each partition that has one.
 type Checkpoints = Vec<(i32, i64, Vec<u8>)>;
 
-/// Reads what is wanted: profiles into `pending`, from `positions` on, and the last checkpoints. Also tells of which partitions there never
-/// was a profile.
+/// Reads what is wanted: profiles into `pending`, from `positions` on, and the last checkpoints. Also tells which partitions have no record
+/// of a profile.
 fn read(
     config: &Config,
     view: &View,
@@ -217,7 +221,7 @@ fn read(
                 view.clear_profiles(partition)?;
             }
             remaining(partition, 0);
-            // Compaction, tombstones and aborted transactions leave the offsets as they are.
+            // Nothing that is committed is there. With all users erased, and their tombstones compacted away, it can be so too.
             if end.next == 0 {
                 empty.insert(partition);
             }
