@@ -47,6 +47,12 @@ fn an_offset_whose_checkpoint_is_in_another_topic_is_refused_until_it_is_committ
     assert_eq!(case.verify().folded, 216);
 }
 
+/// Somebody deletes an output topic, and has it made again.
+fn made_anew(case: &Case<'_>, kind: &str) {
+    case.broker.delete_topics(&[&case.topic(kind)]);
+    assert!(case.topics().status.success());
+}
+
 #[test]
 fn a_folder_with_an_older_checkpoint_than_the_offset_is_not_taken_for_the_topic_that_was_made_anew()
 {
@@ -58,8 +64,7 @@ fn a_folder_with_an_older_checkpoint_than_the_offset_is_not_taken_for_the_topic_
     case.run_to_the_end("b");
     let committed = case.broker.committed_offsets(&case.input, &case.input);
     let checkpoints = case.topic("checkpoints");
-    broker::shared().delete_topics(&[&checkpoints]);
-    assert!(case.topics().status.success());
+    made_anew(&case, "checkpoints");
     let (code, said) = case.ended("a");
     assert_eq!(code, Some(1), "{said}");
     let before = format!("there was one in {checkpoints} when the group");
@@ -75,8 +80,7 @@ fn a_folder_with_the_checkpoint_of_the_offset_goes_on_without_the_topic_that_had
     assert!(case.topics().status.success());
     case.produce(9, 8, 0);
     case.run_to_the_end("a");
-    broker::shared().delete_topics(&[&case.topic("checkpoints")]);
-    assert!(case.topics().status.success());
+    made_anew(&case, "checkpoints");
     case.produce(9, 8, 8);
     case.run_to_the_end("a");
     assert_eq!(case.verify().folded, 144);
@@ -89,8 +93,7 @@ fn profiles_that_were_deleted_are_not_begun_anew_unless_the_offset_is_committed_
     case.produce(9, 8, 0);
     case.run_to_the_end("a");
     let profiles = case.topic("profiles");
-    broker::shared().delete_topics(&[&profiles]);
-    assert!(case.topics().status.success());
+    made_anew(&case, "profiles");
     case.produce(9, 1, 8);
     for folder in ["a", "b"] {
         let (code, said) = case.ended(folder);
@@ -121,8 +124,7 @@ fn a_partition_without_a_profile_needs_none_of_before() {
             .produce_all(&case.input, partition, &[("ann", "{")]);
     }
     case.run_to_the_end("a");
-    broker::shared().delete_topics(&[&case.topic("profiles")]);
-    assert!(case.topics().status.success());
+    made_anew(&case, "profiles");
     case.run_to_the_end("a");
     case.run_to_the_end("b");
     assert_eq!(case.verify().dead_lettered, 3);
