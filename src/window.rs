@@ -71,7 +71,7 @@ pub enum CloseReason {
     EndOfInput,
     /// A later window of the same user closed, and order is kept.
     Order,
-    /// It held the restart offset back, and the checkpoint had grown too large.
+    /// It held the restart offset back, and the checkpoint had grown too large; or it held the fold marker of its user back, which had.
     Checkpoint,
 }
 
@@ -258,6 +258,11 @@ impl Windows {
     pub fn close_below(&mut self, offset: i64, closed: &mut Vec<Closed>) {
         let checkpoint = CloseReason::Checkpoint;
         while self.users.close_oldest(offset, checkpoint, closed) {}
+    }
+
+    /// Closes every window of this user that holds an offset below this one.
+    pub fn close_of_user_below(&mut self, user: &str, offset: i64, closed: &mut Vec<Closed>) {
+        (self.users).close_of_user(user, offset, CloseReason::Checkpoint, closed);
     }
 
     /// The event time up to which the partition is believed complete; `None` before the first event.

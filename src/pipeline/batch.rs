@@ -74,7 +74,9 @@ impl Pending {
         change: proto::ProfileChange,
         state: Arc<proto::ProfileState>,
     ) {
-        self.bytes += change.before.len() + 4 * change.after.len() + 256;
+        // The marker is here, in the record and in what the view gets.
+        let marker = state.marker.as_ref().map_or(0, |m| 48 * m.folded.len());
+        self.bytes += change.before.len() + 4 * change.after.len() + marker + 256;
         self.touch(key.0);
         self.changes.push(change);
         self.versions.push((key.clone(), Arc::clone(&state)));

@@ -10,6 +10,7 @@ use super::restore::Restored;
 use super::waiting::Waiting;
 use crate::checkpoint::{OffsetSet, Progress};
 use crate::codec::{FORMAT, proto};
+use crate::profile::Marker;
 use crate::window::{self, Closed, Windows};
 
 /// What waits of one user.
@@ -39,6 +40,10 @@ struct Mark {
 /// A partition is read so far at the most beyond its restart offset: what is known of the offsets between costs a byte
 /// each.
 const MOST_OPEN: i64 = 1 << 26;
+
+/// What keeps more runs of offsets listed in its user's fold marker closes early. Each state has the marker in it: so many runs are some
+/// 14 KiB of it.
+pub(super) const MARKER_RUNS: usize = 1024;
 
 /// One offset in so many is marked.
 const MARK_EVERY: i64 = 64;
@@ -128,6 +133,26 @@ impl Partition {
         let middle = |set: &OffsetSet| set.runs().nth(set.len() / 2).map(|(first, _)| first);
         let below = middle(&self.rejected).max(middle(&self.late));
         self.windows.close_below(below.unwrap_or(i64::MIN), closed);
+    }
+
+    /// Closes the windows of a user that keep the lower half of its fold marker listed, where it lists more than [`MARKER_RUNS`]
+    /// runs: every state carries it.
+    ///
+    /// This is what bounds the marker, with what [`Flow::enqueue`](super::flow::Flow::enqueue) does: an update adds a run at the most for
+    /// each of its events, and once these windows wait, only what waits before them is folded before them: some 1,024 events, or what
+    /// is in a window that is larger.
+    pub(super) fn keep_marker_small(
+        &mut self,
+        user: &str,
+        marker: &Marker,
+        closed: &mut Vec<Closed>,
+    ) {
+        let runs = marker.folded.len();
+        if runs > MARKER_RUNS
+            && let Some((below, _)) = marker.folded.runs().nth(runs / 2)
+        {
+            self.windows.close_of_user_below(user, below, closed);
+        }
     }
 
     /// Whether nothing more may be read here until some of what was read is settled.

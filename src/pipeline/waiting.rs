@@ -1,4 +1,4 @@
-//! Closed windows of one user that wait for the engine, and the lowest offset in them.
+//! Closed windows of one user that wait for the engine, how many events they have, and the lowest offset in them.
 
 use std::collections::VecDeque;
 
@@ -9,6 +9,7 @@ use crate::window::Closed;
 #[derive(Debug, Default)]
 pub(super) struct Waiting {
     windows: VecDeque<Closed>,
+    events: usize,
     /// The first window's place: up as windows are taken, down as they are put back.
     first: i64,
     /// Place and lowest offset of every window that has a lower one than all behind it. The first of them has the lowest
@@ -24,6 +25,7 @@ impl Waiting {
             self.lowest.pop_back();
         }
         self.lowest.push_back((place, offset));
+        self.events += window.events.len();
         self.windows.push_back(window);
     }
 
@@ -34,6 +36,7 @@ impl Waiting {
         if self.lowest().is_none_or(|lowest| offset < lowest) {
             self.lowest.push_front((self.first, offset));
         }
+        self.events += window.events.len();
         self.windows.push_front(window);
     }
 
@@ -43,12 +46,18 @@ impl Waiting {
             self.lowest.pop_front();
         }
         self.first += 1;
+        self.events -= window.events.len();
         Some(window)
     }
 
     /// The lowest offset of all events here.
     pub(super) fn lowest(&self) -> Option<i64> {
         self.lowest.front().map(|&(_, offset)| offset)
+    }
+
+    /// How many events are here.
+    pub(super) fn events(&self) -> usize {
+        self.events
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -110,6 +119,7 @@ mod tests {
                     }
                 }
                 prop_assert_eq!(waiting.lowest(), naive.iter().flatten().copied().min());
+                prop_assert_eq!(waiting.events(), naive.iter().flatten().count());
                 prop_assert_eq!(waiting.is_empty(), naive.is_empty());
             }
         }

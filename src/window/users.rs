@@ -249,6 +249,24 @@ impl Users {
         false
     }
 
+    /// Closes a user's windows with offsets below `below`, and those before them.
+    pub(super) fn close_of_user(
+        &mut self,
+        user: &str,
+        below: i64,
+        reason: CloseReason,
+        closed: &mut Vec<Closed>,
+    ) {
+        let Some((name, user)) = self.users.get_key_value(user) else {
+            return;
+        };
+        let holds = |w: &Open| w.events.lowest() < below;
+        if let Some(index) = user.windows.iter().rposition(holds) {
+            let name = Arc::clone(name);
+            self.close_front(&name, index + 1, CloseReason::Order, reason, closed);
+        }
+    }
+
     /// Closes everything, the users with the lowest offsets first.
     pub(super) fn close_all(&mut self, reason: CloseReason, closed: &mut Vec<Closed>) {
         while let Some((_, name)) = self.oldest.first() {

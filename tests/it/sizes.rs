@@ -1,5 +1,6 @@
 //! Records as large as topics allow, and larger: no one of them stops the stream.
 
+use limn::codec;
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
 
 use crate::broker::DEADLINE;
@@ -117,4 +118,53 @@ fn an_update_whose_records_do_not_fit_is_refused_and_the_old_profile_stays() {
         assert!(detail.contains(&case.topic("profiles")), "{detail}");
     }
     case.all_folded_but(dead.len() as u64);
+}
+
+/// While a window stays open, what is folded of its user behind its first event is listed in each state: by runs that do not meet where
+/// another user's events stand between. The window closes early, as soon as much is listed, or as much waits that will be.
+#[test]
+fn a_fold_marker_stays_small_while_a_window_of_its_user_stays_open() {
+    const PAIRS: usize = 3000;
+    const MOST: usize = 1024;
+    // All of it waits at once, or little of it at a time.
+    for (waiting, padding) in [("64MiB", 0), ("1MiB", 1000)] {
+        let mut case = Case::new("marker");
+        case.replaced = vec![
+            (
+                "out_of_orderness = \"5s\"",
+                "out_of_orderness = \"1h\"".into(),
+            ),
+            ("delay = \"50ms\"", String::new()),
+            (
+                "[summary]",
+                format!("[limits]\nwaiting_bytes = \"{waiting}\"\n[summary]"),
+            ),
+        ];
+        let made = case.topics();
+        assert!(made.status.success(), "{made:?}");
+        let users = (0..).map(|n| format!("user{n}"));
+        let users: Vec<String> = users.filter(|u| home(u) == 0).take(2).collect();
+        let padding = "x".repeat(padding);
+        let value = |user: &str, time| {
+            format!(r#"{{"user":"{user}","time":{time},"padding":"{padding}"}}"#)
+        };
+        let mut records = vec![(&*users[0], value(&users[0], 2_000_000))];
+        for _ in 0..PAIRS {
+            records.extend(users.iter().map(|user| (&**user, value(user, 1_000_000))));
+        }
+        let records: Vec<(&str, &str)> = records.iter().map(|(k, v)| (*k, &**v)).collect();
+        case.broker.produce_all(&case.input, 0, &records);
+        case.produced.insert(0, 2 * PAIRS as i64 + 1);
+        case.run_to_the_end("a");
+        case.all_folded_but(0);
+        let states = case.read("profiles").into_iter().map(|record| {
+            let state = codec::decode_state(&record.value.unwrap()).unwrap();
+            state.marker.unwrap().folded.len()
+        });
+        let listed = states.max().unwrap();
+        assert!(
+            (MOST / 2..2 * MOST + 100).contains(&listed),
+            "{waiting}: {listed} runs"
+        );
+    }
 }

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use super::super::Error;
 use super::super::ingest::Incoming;
+use super::super::partition::MARKER_RUNS;
 use super::{Flow, marker};
 use crate::codec::{DeadLetter, Origin, Reason, Rejected, dead_letter};
 use crate::commit::Outgoing;
@@ -240,11 +241,29 @@ impl Flow<'_> {
         ::metrics::counter!(metrics::DEAD_LETTERS, "reason" => rejected.reason.name()).increment(1);
     }
 
+    /// Has windows wait for the engine. Where much of a user waits already, those of its windows that hold lower offsets than one that
+    /// waits now close too: all that is folded before them is listed in the fold marker.
     pub(super) fn enqueue(&mut self, number: i32, closed: &mut Vec<Closed>) {
         if closed.is_empty() {
             return;
         }
-        let count = closed.len() as u64;
+        let overtaken = self.wait(number, closed);
+        if let Some(partition) = self.partitions.get_mut(&number) {
+            for (user, below) in overtaken {
+                (partition.windows).close_of_user_below(&user, below, closed);
+            }
+        }
+        // What these have overtaken themselves is left to the marker's own bound: else one closes all that overlap.
+        self.wait(number, closed);
+        self.pause_or_resume();
+        failpoint::pass("window_closed");
+    }
+
+    /// Puts windows behind what waits of their users. Gives those of whom much waits and a lower offset is open, each with the highest
+    /// offset that such windows are to be closed below.
+    fn wait(&mut self, number: i32, closed: &mut Vec<Closed>) -> Vec<(Arc<str>, i64)> {
+        self.tally.windows_closed += closed.len() as u64;
+        let mut overtaken: Vec<(Arc<str>, i64)> = Vec::new();
         for window in closed.drain(..) {
             let Some(partition) = self.partitions.get_mut(&number) else {
                 continue;
@@ -256,17 +275,18 @@ impl Flow<'_> {
                 Some((user, _)) => Arc::clone(user),
                 None => Arc::from(&*window.user),
             };
-            partition
-                .users
-                .entry(Arc::clone(&user))
-                .or_default()
-                .waiting
-                .push_back(window);
+            let (lowest, open) = (window.events.lowest(), window.lowest_open);
+            let waiting = &mut (partition.users.entry(Arc::clone(&user)).or_default()).waiting;
+            waiting.push_back(window);
+            if waiting.events() > MARKER_RUNS && open.is_some_and(|open| open < lowest) {
+                match overtaken.last_mut() {
+                    Some((last, below)) if *last == user => *below = lowest.max(*below),
+                    _ => overtaken.push((Arc::clone(&user), lowest)),
+                }
+            }
             self.stand(number, user);
         }
-        self.tally.windows_closed += count;
-        self.pause_or_resume();
-        failpoint::pass("window_closed");
+        overtaken
     }
 
     /// A checkpoint is one record, and a record has a largest size: where events are given up or late all the time while

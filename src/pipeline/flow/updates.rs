@@ -153,6 +153,9 @@ impl Flow<'_> {
             unfolded = Some(unfolded.map_or(floor, |lowest| lowest.min(floor)));
         }
         let after = before.fold(offsets(), unfolded);
+        let mut closed = Vec::new();
+        partition.keep_marker_small(&user, &after, &mut closed);
+        self.enqueue(number, &mut closed);
         let mut sources = crate::checkpoint::OffsetSet::default();
         offsets().for_each(|o| sources.insert(o));
         let description = self.summarizer.engine().description();
