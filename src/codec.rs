@@ -7,7 +7,7 @@ mod partition;
 mod protobuf;
 mod read;
 
-pub use dead_letter::{DeadLetter, Origin, dead_letter};
+pub use dead_letter::{DeadLetter, Letter, Origin, dead_letter};
 pub use output::{
     Error, FORMAT, FORMAT_HEADER, StateHead, Stored, change_json, decode_call, decode_change,
     decode_checkpoint, decode_state, encode, fold_marker, format_header, marker, offsets, runs,

@@ -127,6 +127,10 @@ pub fn verify(options: &Options, tell: &mut impl FnMut(&str)) -> Result<Report, 
     read(&options.input, all(&input), &mut |mut back| {
         account.input(place(&back), back.timestamp_ms(), &back.record());
     })?;
+    // What retention has removed since the beginning was not there to be met.
+    for (partition, (low, _)) in bounds(&options.input)? {
+        account.input_removed(partition, low);
+    }
     Ok(account.finish())
 }
 

@@ -3,8 +3,9 @@
 use std::fmt;
 
 use crate::event::{Header, Record, wire_bytes};
+use crate::text::visible;
 
-use super::{Rejected, format_header};
+use super::{Reason, Rejected, format_header};
 
 /// Where a record was read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -129,6 +130,62 @@ impl DeadLetter {
             let number = number.to_string().into_bytes();
             self.headers.push((name.into(), Some(number.into())));
         }
+    }
+}
+
+/// What a dead letter says of itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Letter<'a> {
+    /// The input that its record was read from.
+    pub topic: &'a str,
+    /// The record's partition there.
+    pub partition: i32,
+    /// Its offset there.
+    pub offset: i64,
+    /// Why it was given up.
+    pub reason: Reason,
+    /// Something of it was cut to fit ([`DeadLetter::cut`]).
+    pub cut: bool,
+}
+
+impl<'a> Letter<'a> {
+    /// Reads the headers that [`dead_letter`] writes.
+    ///
+    /// # Errors
+    /// What is missing or makes no sense: anybody may write to the topic.
+    pub fn read(record: &'a Record) -> Result<Self, String> {
+        // The last of a name is of this rejection: the record may have been a dead letter before.
+        let header = |wanted: &str| {
+            let at = record
+                .headers
+                .iter()
+                .rposition(|(name, _)| &**name == wanted);
+            let at = at.ok_or_else(|| format!("it has no header {wanted}"))?;
+            let text = record.headers[at].1.as_deref().map(std::str::from_utf8);
+            match text {
+                Some(Ok(text)) => Ok((at, text)),
+                _ => Err(format!("its header {wanted} is no text")),
+            }
+        };
+        let number = |wanted: &str| {
+            let (_, text) = header(wanted)?;
+            let number = text.parse::<i64>();
+            number.map_err(|_| format!("its header {wanted} is no number"))
+        };
+        let (_, reason) = header("limn-reason")?;
+        let (last, _) = header("limn-detail")?;
+        let mut marks = record.headers[last..].iter();
+        Ok(Self {
+            topic: header("limn-topic")?.1,
+            partition: i32::try_from(number("limn-partition")?)
+                .map_err(|_| "its header limn-partition is no partition".to_owned())?,
+            offset: number("limn-offset")?,
+            reason: Reason::ALL
+                .into_iter()
+                .find(|known| known.name() == reason)
+                .ok_or_else(|| format!("its reason {} is not known", visible(reason)))?,
+            cut: marks.any(|(name, _)| name.starts_with("limn-truncated")),
+        })
     }
 }
 

@@ -14,6 +14,8 @@ const TOPIC: &str = "in";
 /// One partition: ann's events at 0, 1, 3, 5 and 7, bob's at 2 and 4, and at 6 one that is malformed.
 struct World {
     input: Vec<Record>,
+    /// So many of these are removed after the verifier has asked where the input begins.
+    removed: i64,
     changes: Vec<(Record, proto::ProfileChange)>,
     /// Change events that come while the profiles are read.
     tail: Vec<(Record, proto::ProfileChange)>,
@@ -149,6 +151,7 @@ impl World {
             ],
             dead: vec![letter(&input[6], 6, Reason::Malformed)],
             input,
+            removed: 0,
             committed: Some(7),
             partition: 0,
             drained: false,
@@ -213,8 +216,11 @@ impl World {
         }
         account.input_begins(0, 0);
         for (record, at) in self.input.iter().zip(0..) {
-            account.input(place(TOPIC, 0, at), None, record);
+            if at >= self.removed {
+                account.input(place(TOPIC, 0, at), None, record);
+            }
         }
+        account.input_removed(0, self.removed);
         account.finish()
     }
 }
@@ -561,6 +567,13 @@ fn what_retention_took_away_is_counted_and_no_fault() {
     let report = world.report();
     assert!(report.is_sound(), "{report:?}");
     assert_eq!((report.folded, report.untold), (4, 3));
+}
+
+#[test]
+fn input_that_is_removed_before_it_is_read_is_no_fault() {
+    // Of the dead letter's record and of a fold in the midst too.
+    assert_eq!(found(|w| w.removed = 2), []);
+    assert_eq!(found(|w| w.removed = 7), []);
 }
 
 #[test]

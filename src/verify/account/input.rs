@@ -10,6 +10,12 @@ use crate::verify::report::Kind;
 use crate::verify::users::User;
 
 impl Account {
+    /// The input begins here now: what is before was there when it was looked at first, and may have been removed before it was read.
+    pub(in crate::verify) fn input_removed(&mut self, number: i32, low: i64) {
+        let partition = self.partition(number);
+        partition.low = partition.low.max(low);
+    }
+
     /// A partition of the input comes now; `low` is its oldest offset.
     pub(in crate::verify) fn input_begins(&mut self, number: i32, low: i64) {
         let partition = self.partitions.entry(number).or_default();
