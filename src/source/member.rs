@@ -5,11 +5,12 @@ use std::ffi::{CStr, CString};
 use rdkafka::bindings as native;
 use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext, ConsumerGroupMetadata};
 
-/// What the consumer is in its group; `None` while it is in no generation.
+/// What the consumer is in its group; `None` while it is in no generation or has no name there.
 ///
-/// A member that was thrown out is in none, and soon has no name for librdkafka either. Brokers do not look at who commits where
+/// A classic member that was thrown out is in none, and soon has no name for librdkafka either. Brokers do not look at who commits where
 /// a transaction's offsets name neither (`validateOffsetCommit`: an older client could not), so such metadata must not get there:
-/// others own the partitions, and may have folded the same events.
+/// others own the partitions, and may have folded the same events. One of the new protocol (KIP-848) keeps its name and is in epoch 0
+/// until it has joined again, which brokers refuse as stale.
 pub(super) fn standing<C: ConsumerContext>(
     consumer: &BaseConsumer<C>,
 ) -> Option<ConsumerGroupMetadata> {
