@@ -113,14 +113,6 @@ pub enum Error {
         /// What Kafka said.
         reason: String,
     },
-    /// A record can never be sent as it is.
-    #[error("a record for topic {topic} cannot be sent: {reason}")]
-    Unsendable {
-        /// The record's topic.
-        topic: String,
-        /// What librdkafka said.
-        reason: String,
-    },
 }
 
 impl Error {
@@ -131,7 +123,7 @@ impl Error {
             Self::Aborted { .. } => "aborted",
             Self::Fenced { .. } => "fenced",
             Self::InDoubt { .. } => "in_doubt",
-            Self::TooLarge { .. } | Self::Unsendable { .. } => "unsendable",
+            Self::TooLarge { .. } => "unsendable",
         }
     }
 }
@@ -257,8 +249,7 @@ impl Committer {
     /// group coordinator and cannot make visible what another owner folds again.
     ///
     /// # Errors
-    /// See [`Error`]; after any but [`Error::Aborted`], [`Error::TooLarge`] and [`Error::Unsendable`] this producer must
-    /// not be used again.
+    /// See [`Error`]; after any but [`Error::Aborted`] and [`Error::TooLarge`] this producer must not be used again.
     pub fn commit(
         &mut self,
         batch: &Batch,
@@ -464,12 +455,11 @@ impl Committer {
                     ),
                     _,
                 )) => {
+                    // Who begins anew looks at the topics, and says what is wrong.
                     self.abort()?;
-                    return Err(Error::Unsendable {
-                        topic: record.topic.clone(),
-                        reason: error.to_string(),
-                    }
-                    .into());
+                    let doing = "sending records";
+                    let reason = format!("topic {}: {error}", record.topic);
+                    return Err(Error::Aborted { doing, reason }.into());
                 }
                 Err((error, _)) => return Err(self.give_up("sending records", &error)),
             }

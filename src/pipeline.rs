@@ -44,6 +44,13 @@ pub struct Topics {
     pub dead_letters: String,
 }
 
+impl Topics {
+    /// Those with as many partitions as the input.
+    fn as_input(&self) -> [&str; 3] {
+        [&self.profiles, &self.checkpoints, &self.dead_letters].map(String::as_str)
+    }
+}
+
 /// How the stages work together.
 #[derive(Debug, Clone)]
 pub struct Config {
@@ -167,10 +174,7 @@ impl Error {
     fn passes(&self) -> bool {
         match self {
             Self::Source(error) => matches!(error, source::Error::Kafka { .. }),
-            Self::Commit(error) => !matches!(
-                error,
-                commit::Error::Unsendable { .. } | commit::Error::TooLarge { .. }
-            ),
+            Self::Commit(error) => !matches!(error, commit::Error::TooLarge { .. }),
             Self::Store(error) => matches!(error, store::Error::Torn(_) | store::Error::Io { .. }),
             Self::Lost(_) | Self::Thread(_) => true,
             Self::Summarize(summarize::Error::Journal(_)) => true,
@@ -387,7 +391,7 @@ async fn attempt(
     let source = Kafka::start(&config.source, to, move |p, o, t, r| {
         ingest.take(p, o, t, r)
     })?;
-    let ends = Ends::start(&config.source)?;
+    let ends = Ends::start(&config.source, &config.topics.as_input())?;
     let mut flow = Flow::new(
         config,
         parts,
@@ -441,15 +445,10 @@ fn connect(
     }
     let (properties, group) = (&config.source.properties, &config.source.group);
     let input = config.source.topic.as_str();
-    let Topics {
-        changes,
-        profiles,
-        checkpoints,
-        dead_letters,
-    } = &config.topics;
-    let outputs = [profiles, checkpoints, dead_letters].map(String::as_str);
-    let [profiled, checkpointed, dead] = outputs;
-    let topics = [input, changes, profiled, checkpointed, dead];
+    let changes = config.topics.changes.as_str();
+    let outputs = config.topics.as_input();
+    let [profiles, checkpoints, dead] = outputs;
+    let topics = [input, changes, profiles, checkpoints, dead];
     let [wanted, changed, found @ ..] = source::partitions(properties, group, topics, wait)?;
     for (topic, found) in outputs.into_iter().zip(found) {
         if found != wanted {
@@ -484,7 +483,7 @@ fn connect(
     // reached the partition (docs/reliability.md, what a lone broker forgets), and the next transaction there would decide
     // it, one way or the other. A restore asks the same of the other two topics.
     if config.waits_for_open {
-        let written = [(changes.as_str(), changed), (dead, wanted)];
+        let written = [(changes, changed), (dead, wanted)];
         let why = format!("waiting for transactions that stand open on {changes} or {dead}");
         status.send_modify(|s| s.waiting_for = Some(why));
         source::settled(properties, group, &written, wait, &|| *stop.borrow())?;

@@ -43,11 +43,13 @@ pub enum Fault {
     Panic,
     /// There never is one.
     Hang,
+    /// The engine has ended for good.
+    Broken,
 }
 
 impl Fault {
     /// All of them.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::Empty,
         Self::Long,
         Self::Loop,
@@ -56,6 +58,7 @@ impl Fault {
         Self::Rejected,
         Self::Panic,
         Self::Hang,
+        Self::Broken,
     ];
 
     /// The name in the configuration.
@@ -70,6 +73,7 @@ impl Fault {
             Self::Rejected => "rejected",
             Self::Panic => "panic",
             Self::Hang => "hang",
+            Self::Broken => "broken",
         }
     }
 
@@ -92,6 +96,9 @@ impl Fault {
             }),
             Self::Panic => Script::Panic,
             Self::Hang => Script::Hang,
+            Self::Broken => Script::Fail(Error::Broken {
+                reason: "the script says so".to_owned(),
+            }),
         }
     }
 }

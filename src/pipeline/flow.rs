@@ -316,16 +316,32 @@ impl<'a> Flow<'a> {
         // Whatever changed what waits, the input rests no longer than for the next tick.
         self.pause_or_resume();
         self.show(now);
-        // Users have other homes then, and their profiles stay where they were: better to stop than to give up events
-        // that stand in the right partition by the new number.
-        match self.ends.partitions() {
-            Some(found) if found != self.count => Err(Error::Grown {
-                input: self.topic.to_string(),
+        self.counts_are_as_ever()
+    }
+
+    /// With another number of partitions of the input users have other homes, and their profiles stay where they were: better to
+    /// stop than to give up events that stand in the right partition by the new number. An output topic with another number is
+    /// one that the next start refuses: better to stop while somebody knows why.
+    fn counts_are_as_ever(&self) -> Result<(), Error> {
+        let wanted = self.count;
+        let Some((topic, found)) = self.ends.other_count(wanted) else {
+            return Ok(());
+        };
+        let input = self.topic.to_string();
+        Err(if topic == input {
+            Error::Grown {
+                input,
                 found,
-                wanted: self.count,
-            }),
-            _ => Ok(()),
-        }
+                wanted,
+            }
+        } else {
+            Error::Partitions {
+                topic,
+                found,
+                input,
+                wanted,
+            }
+        })
     }
 
     /// Back-pressure: the input rests while too much waits for the engine. The source goes on polling.

@@ -1,8 +1,7 @@
-//! What of the input changes by itself, asked now and then: where its partitions end and how old what is unread there is,
-//! which tells how far the group is behind, also while the input rests; and how many partitions there are.
+//! What of the topics changes by itself, asked now and then: where the input's partitions end and how old what is unread there is,
+//! which tells how far the group is behind, also while the input rests; and how many partitions topics have.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicI32, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -34,8 +33,8 @@ struct Known {
 #[derive(Default)]
 struct Told {
     known: Mutex<HashMap<i32, Known>>,
-    /// How many partitions the topic has; 0: not known yet.
-    partitions: AtomicI32,
+    /// How many partitions topics have, as far as they were counted twice.
+    counts: Mutex<HashMap<String, i32>>,
 }
 
 /// Asks with a client of its own, on a thread of its own: the polling thread waits for nobody, and a broker that does not
@@ -46,11 +45,11 @@ pub struct Ends {
 }
 
 impl Ends {
-    /// Begins to ask, for no partition yet.
+    /// Begins to ask, for no partition yet, and to count the partitions of the input and of `others`.
     ///
     /// # Errors
     /// [`Error::Kafka`] where a property is wrong or the thread cannot be made.
-    pub fn start(config: &Config) -> Result<Self, Error> {
+    pub fn start(config: &Config, others: &[&str]) -> Result<Self, Error> {
         let mut properties = config.properties.clone();
         // One record is wanted at a time, not what stands behind it.
         for (name, value) in [
@@ -63,9 +62,13 @@ impl Ends {
         let told = Arc::<Told>::default();
         let (wanted, asked) = channel();
         let (telling, topic) = (Arc::clone(&told), config.topic.clone());
+        let others = others
+            .iter()
+            .map(|&name| name.to_owned())
+            .collect::<Vec<_>>();
         std::thread::Builder::new()
             .name("limn-ends".to_owned())
-            .spawn(move || ask(&client, &topic, &asked, &telling))
+            .spawn(move || ask(&client, &topic, &others, &asked, &telling))
             .map_err(|e| Error::Kafka {
                 doing: "starting the thread that asks for the lag".to_owned(),
                 reason: e.to_string(),
@@ -88,10 +91,12 @@ impl Ends {
         self.told.lock().get(&partition)?.end
     }
 
-    /// How many partitions the topic had when they were counted last; `None` where they were not yet.
+    /// One of the topics that had another number of partitions than `wanted` the last two times that they were counted, and that number.
     #[must_use]
-    pub fn partitions(&self) -> Option<i32> {
-        Some(self.told.partitions.load(Ordering::Relaxed)).filter(|&count| count > 0)
+    pub fn other_count(&self, wanted: i32) -> Option<(String, i32)> {
+        let counts = self.told.counts();
+        let other = counts.iter().find(|&(_, &count)| count != wanted)?;
+        Some((other.0.clone(), *other.1))
     }
 
     /// When the record was written that is to be read next, at `next` or behind, by Kafka's timestamp. `None`: there is
@@ -112,10 +117,21 @@ impl Told {
     fn lock(&self) -> MutexGuard<'_, HashMap<i32, Known>> {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
+
+    fn counts(&self) -> MutexGuard<'_, HashMap<String, i32>> {
+        self.counts.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
-fn ask(client: &BaseConsumer, topic: &str, asked: &Receiver<Vec<i32>>, told: &Told) {
+fn ask(
+    client: &BaseConsumer,
+    topic: &str,
+    others: &[String],
+    asked: &Receiver<Vec<i32>>,
+    told: &Told,
+) {
     let mut wanted = Vec::new();
+    let mut last = HashMap::new();
     loop {
         match asked.recv_timeout(EVERY) {
             Ok(partitions) => wanted = partitions,
@@ -130,8 +146,14 @@ fn ask(client: &BaseConsumer, topic: &str, asked: &Receiver<Vec<i32>>, told: &To
             }
         }
         told.lock().retain(|number, _| wanted.contains(number));
-        if let Ok(count) = count(client, topic, WAIT) {
-            told.partitions.store(count, Ordering::Relaxed);
+        for topic in std::iter::once(topic).chain(others.iter().map(String::as_str)) {
+            // One that is missing is told of by who writes to it, or reads it. A broker may have heard of a topic last when that was
+            // another one: it is asked twice.
+            if let Ok(count) = count(client, topic, WAIT)
+                && last.insert(topic.to_owned(), count) == Some(count)
+            {
+                told.counts().insert(topic.to_owned(), count);
+            }
         }
     }
 }

@@ -212,6 +212,19 @@ impl Broker {
         );
     }
 
+    /// Has each partition led by the broker that is first in its list, away from one that leads it and is well, once all are in sync.
+    pub fn elect_preferred_leaders(&self) {
+        eventually("leaders to be elected", || {
+            let output = java()
+                .arg("org.apache.kafka.tools.LeaderElectionCommand")
+                .args(["--bootstrap-server", &self.servers])
+                .args(["--election-type", "preferred", "--all-topic-partitions"])
+                .output()
+                .unwrap();
+            output.status.success().then_some(())
+        });
+    }
+
     /// Kills the broker as a power cut would; its folder stays.
     pub fn kill9(&self) {
         if let Some(mut process) = self.process.lock().unwrap().take() {
@@ -279,16 +292,15 @@ impl Broker {
 
     /// Where the partitions of a topic end, for a `read_uncommitted` consumer.
     pub fn ends(&self, topic: &str) -> BTreeMap<i32, i64> {
-        let client = self.reader("read_uncommitted");
-        // A broker that was short of time for a while leads nothing for a moment.
-        let end = |partition| {
-            eventually("the end of a partition", || {
-                client.fetch_watermarks(topic, partition, ATTEMPT).ok()
-            })
-            .1
-        };
-        let partitions = 0..self.partitions(topic);
-        partitions.map(|p| (p, end(p))).collect()
+        let partitions = self.partitions(topic);
+        // A broker that was short of time for a while leads nothing for a moment, and one that was killed for longer. A client that has
+        // asked who leads goes on asking that one.
+        eventually("the ends of partitions", || {
+            let client = self.reader("read_uncommitted");
+            let end = |p| client.fetch_watermarks(topic, p, ATTEMPT);
+            let ends = (0..partitions).map(|p| Some((p, end(p).ok()?.1)));
+            ends.collect()
+        })
     }
 
     /// The same in sum.
@@ -648,6 +660,7 @@ controller.listener.names=CONTROLLER
 listener.security.protocol.map=PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT
 log.dirs={}
 auto.create.topics.enable=false
+auto.leader.rebalance.enable=false
 broker.session.timeout.ms={}
 default.replication.factor={copies}
 min.insync.replicas={most}

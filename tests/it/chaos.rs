@@ -78,6 +78,7 @@ faults! {
     members_cooperate: Shared, members::cooperative;
     members_speak_the_new_protocol: Shared, members::new_protocol;
     an_instance_is_frozen_past_its_session: Shared, members::zombie;
+    an_instance_is_frozen_in_a_transaction: Shared, members::zombie_in_a_transaction;
     a_broker_is_killed: Own(3), nodes::killed;
     the_broker_is_frozen_for_ten_seconds: Patient, nodes::frozen;
     a_broker_of_three_is_frozen: Own(3), nodes::frozen;
@@ -91,6 +92,7 @@ faults! {
     the_folder_is_read_only: Shared, folders::read_only;
     the_disk_is_full: Shared, folders::full;
     the_engine_panics: Shared, |run| answers::faulty(run, "panic", 200);
+    the_engine_ends: Shared, answers::ends;
     the_engine_hangs: Shared, |run| answers::faulty(run, "hang", 20);
     answers_are_empty: Shared, |run| answers::faulty(run, "empty", 3);
     answers_are_over_long: Shared, |run| answers::faulty(run, "long", 3);
@@ -115,6 +117,7 @@ faults! {
     the_checkpoints_are_deleted: Shared, topics::checkpoints_deleted;
     the_profiles_are_deleted: Shared, topics::profiles_deleted;
     an_output_topic_gets_other_partitions: Shared, topics::grown;
+    an_output_topic_is_made_anew_with_fewer_partitions: Shared, topics::shrunk;
     retention_removes_unread_input: Shared, topics::removed;
 }
 

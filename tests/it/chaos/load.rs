@@ -1,5 +1,6 @@
 //! Events that keep coming while something is broken.
 
+use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
@@ -24,8 +25,8 @@ pub struct Events {
     pub behind: Option<(i32, i64)>,
     /// The share of records that nobody can read.
     pub poison: f64,
-    /// One event in fifty is so many bytes longer.
-    pub padding: usize,
+    /// One record in fifty is so many bytes longer.
+    pub padding: Range<usize>,
     /// The event time of the first, in milliseconds.
     pub from_ms: i64,
 }
@@ -38,7 +39,7 @@ impl Default for Events {
             partitions: (0..PARTITIONS).collect(),
             behind: None,
             poison: 0.01,
-            padding: 0,
+            padding: 0..1,
             from_ms: 1_000_000,
         }
     }
@@ -153,7 +154,7 @@ impl Events {
             time -= by;
         }
         let padding = match rng.u32(0..50) {
-            0 => self.padding,
+            0 => rng.usize(self.padding.clone()),
             _ => 0,
         };
         let mut event = Event::of(&user, time, padding);
@@ -162,7 +163,7 @@ impl Events {
                 0 => None,
                 1 => Some(b"{".to_vec()),
                 2 => Some(br#"{"time":1000000}"#.to_vec()),
-                _ => Some((0..64).map(|_| rng.u8(..)).collect()),
+                _ => Some((0..64 + padding).map(|_| rng.u8(..)).collect()),
             };
         }
         event

@@ -33,8 +33,10 @@ pub fn restart_all(run: &mut Run<'_>) {
         if round == 2 {
             return;
         }
-        for name in ["a", "b"] {
-            run.end(name);
+        // None is there to take over.
+        match run.rng.bool() {
+            true => run.stop_all(),
+            false => run.kill_all(),
         }
     }
 }
@@ -65,15 +67,23 @@ pub fn fixed(run: &mut Run<'_>) {
 }
 
 pub fn cooperative(run: &mut Run<'_>) {
-    let sticky = "\"partition.assignment.strategy\" = \"cooperative-sticky\"";
-    run.replace(POLL, beside(sticky));
+    be_sticky(run);
     join_and_leave(run);
 }
 
-pub fn new_protocol(run: &mut Run<'_>) {
+fn be_sticky(run: &mut Run<'_>) {
+    let sticky = "\"partition.assignment.strategy\" = \"cooperative-sticky\"";
+    run.replace(POLL, beside(sticky));
+}
+
+fn speak_the_new_protocol(run: &mut Run<'_>) {
     for (old, new) in NEW_PROTOCOL {
         run.replace(old, new);
     }
+}
+
+pub fn new_protocol(run: &mut Run<'_>) {
+    speak_the_new_protocol(run);
     join_and_leave(run);
 }
 
@@ -88,5 +98,27 @@ pub fn zombie(run: &mut Run<'_>) {
     run.works();
     run.signal("a", "-CONT");
     run.says("a", "beginning anew from what is committed");
+    run.works();
+}
+
+/// The same in the midst of a transaction, whose outcome must be the one that the new owner has seen.
+pub fn zombie_in_a_transaction(run: &mut Run<'_>) {
+    match run.rng.u32(0..3) {
+        0 => be_sticky(run),
+        1 => speak_the_new_protocol(run),
+        _ => {}
+    }
+    run.load(Events::default());
+    let steps = ["transaction_begun", "records_sent", "offsets_sent"];
+    let step = steps[run.rng.usize(..steps.len())];
+    let release = run.held_at(step);
+    run.signal("a", "-STOP");
+    run.start("b");
+    run.restored("b", 3);
+    run.works();
+    std::fs::write(&release, "").unwrap();
+    run.signal("a", "-CONT");
+    run.says("a", "beginning anew from what is committed");
+    assert!(run.metric("a", "limn_transaction_failures_total") > 0.0);
     run.works();
 }

@@ -55,7 +55,8 @@ pub fn frozen(run: &mut Run<'_>) {
     run.works();
 }
 
-/// Each broker goes away in turn, and with it the leadership of a third of the partitions.
+/// Each broker goes away in turn, and with it the leadership of a third of the partitions; when it is back, it gets that from those
+/// who have it and are well.
 pub fn leaders(run: &mut Run<'_>) {
     run.load(few());
     run.start("a");
@@ -64,17 +65,17 @@ pub fn leaders(run: &mut Run<'_>) {
         broker.kill9();
         run.works();
         broker.restart();
+        run.works();
+        broker.elect_preferred_leaders();
+        run.works();
     }
-    run.works();
 }
 
-/// Where the producer of an instance has its transactions: the leader of the partition that Kafka gives the name to.
-fn coordinator_of(run: &Run<'_>, name: &str) -> usize {
-    let id = transactional_id(run, name);
+/// Which broker a producer or a group has its coordinator on: the leader of the partition of `topic` that Kafka gives the name to.
+fn coordinator_of(run: &Run<'_>, topic: &str, id: &str) -> usize {
     let hash = id.bytes().fold(0i32, |hash, byte| {
         hash.wrapping_mul(31).wrapping_add(i32::from(byte))
     });
-    let topic = "__transaction_state";
     let client: BaseConsumer = run
         .broker()
         .client()
@@ -95,10 +96,15 @@ fn transactional_id(run: &Run<'_>, name: &str) -> String {
     format!("{}-{id}", run.case.input)
 }
 
+/// That of the transaction, or that of the group.
 pub fn coordinator(run: &mut Run<'_>) {
     run.load(few());
     let release = run.held_at("offsets_sent");
-    let at = coordinator_of(run, "a");
+    let at = if run.rng.bool() {
+        coordinator_of(run, "__transaction_state", &transactional_id(run, "a"))
+    } else {
+        coordinator_of(run, "__consumer_offsets", &run.case.input)
+    };
     run.brokers[at].kill9();
     std::fs::write(&release, "").unwrap();
     run.works();

@@ -155,13 +155,31 @@ impl<'a> Run<'a> {
 
     /// Ends it as a service manager does; it must end cleanly.
     pub fn stop(&mut self, name: &str) {
-        self.terminate(name);
+        let told = self.terminate(name);
         let code = self.ended(name);
-        self.clean(name, code);
+        self.clean(name, told, code);
     }
 
-    /// Tells it to end once it can hear it, or has ended: one that has just begun would die of the signal.
-    fn terminate(&mut self, name: &str) {
+    /// Ends all of them so, at once.
+    pub fn stop_all(&mut self) {
+        let names: Vec<String> = self.instances.keys().cloned().collect();
+        let told: Vec<bool> = names.iter().map(|name| self.terminate(name)).collect();
+        for (name, told) in names.iter().zip(told) {
+            let code = self.ended(name);
+            self.clean(name, told, code);
+        }
+    }
+
+    /// Ends all of them as a power cut would.
+    pub fn kill_all(&mut self) {
+        for name in self.instances.keys() {
+            self.signal(name, "-KILL");
+        }
+        self.instances.clear();
+    }
+
+    /// Tells it to end once it can hear it, or has ended: one that has just begun would die of the signal. Whether it was told.
+    fn terminate(&mut self, name: &str) -> bool {
         let (case, instance) = (&self.case, self.instances.get_mut(name).expect("it runs"));
         let ended = eventually("the instance to begin", || {
             let ended = instance.0.try_wait().unwrap().is_some();
@@ -170,21 +188,35 @@ impl<'a> Run<'a> {
         if !ended {
             self.signal(name, "-TERM");
         }
+        !ended
     }
 
-    /// Whether it has ended as it should when told to: with exit code 0, or with 1 where it says why.
-    fn clean(&self, name: &str, code: Option<i32>) {
+    /// Whether it has ended as it should: when told to, with exit code 0, or with 1 where it says why in the end.
+    fn clean(&self, name: &str, told: bool, code: Option<i32>) {
         let log = self.case.log(name);
+        let last = log.lines().last().unwrap_or_default();
         // Brokers of a starved machine take longer than a transaction may.
-        let told = log.contains("transaction in doubt") || self.panics;
-        let clean = code == Some(0) || code == Some(1) && told;
-        assert!(clean, "{name}, {code:?}: {log}");
+        let excused = last.contains("transaction in doubt")
+            || self.panics && last.contains("a part of the pipeline has failed");
+        let clean = code == Some(0) || code == Some(1) && excused;
+        assert!(told && clean, "{name}, told: {told}, {code:?}: {log}");
     }
 
     /// Waits until it has ended by itself; its exit code, or none where a signal ended it.
     pub fn ended(&mut self, name: &str) -> Option<i32> {
         let mut instance = self.instances.remove(name).expect("it runs");
         instance.ended().code()
+    }
+
+    /// Waits until it has stopped by itself, with an error that has these words.
+    pub fn stops(&mut self, name: &str, words: &[&str]) {
+        let code = self.ended(name);
+        let said = self.case.log(name);
+        assert_eq!(code, Some(1), "{said}");
+        let last = said.lines().last().unwrap_or_default();
+        for word in words {
+            assert!(last.contains(word), "{word} in: {last}");
+        }
     }
 
     /// Waits until it has died at the step that it was armed with.
@@ -207,11 +239,18 @@ impl<'a> Run<'a> {
         offsets.values().sum()
     }
 
-    /// Waits until the group gets on, by a hundred events at least.
+    /// Waits until the group gets on, by a hundred events at least, and in each partition where anything waits.
     pub fn works(&self) {
-        let before = self.committed();
+        let offsets = || broker::committed_offsets(&self.client, &self.case.input, PARTITIONS);
+        let before = offsets();
+        let ends = self.broker().ends(&self.case.input);
         eventually("the group to get on", || {
-            (self.committed() >= before + 100).then_some(())
+            let now = offsets();
+            // Where nothing was committed yet, an offset at all is progress.
+            let at = |all: &BTreeMap<i32, i64>, p| all.get(p).copied().unwrap_or_default();
+            let on = |p| at(&now, p) - at(&before, p);
+            let everywhere = ends.iter().all(|(p, &end)| on(p) > 0 || at(&now, p) >= end);
+            (everywhere && now.keys().map(on).sum::<i64>() >= 100).then_some(())
         });
     }
 
@@ -270,15 +309,10 @@ impl<'a> Run<'a> {
     /// Ends all that runs, works off what is left, on the old folder or on none, and accounts for every record.
     pub fn finish(mut self) -> Report {
         self.unfeed();
-        let names: Vec<String> = self.instances.keys().cloned().collect();
-        for name in &names {
+        for name in self.instances.keys() {
             self.signal(name, "-CONT");
-            self.terminate(name);
         }
-        for name in &names {
-            let code = self.ended(name);
-            self.clean(name, code);
-        }
+        self.stop_all();
         let drained = !self.stopped;
         // Nothing is left to break: no need to take long.
         let slow = "delay = \"50ms\"";

@@ -8,30 +8,23 @@ use super::load::Events;
 use super::run::Run;
 use crate::broker::{DEADLINE, eventually};
 
-/// It stops by itself, with an error that has these words.
-fn stops(run: &mut Run<'_>, name: &str, words: &[&str]) {
-    let code = run.ended(name);
-    let said = run.case.log(name);
-    assert_eq!(code, Some(1), "{said}");
-    let last = said.lines().last().unwrap_or_default();
-    for word in words {
-        assert!(last.contains(word), "{word} in: {last}");
-    }
+fn delete(run: &Run<'_>, topic: &str) {
+    run.broker().delete_topics(&[topic]);
+    let client: BaseConsumer = run.broker().client().create().unwrap();
+    // A broker may still take records of a topic that the controller has none of any more.
+    eventually("the topic to be gone", || {
+        let metadata = client.fetch_metadata(Some(topic), DEADLINE).ok()?;
+        let unknown = RDKafkaRespErr::RD_KAFKA_RESP_ERR_UNKNOWN_TOPIC_OR_PART;
+        (metadata.topics()[0].error() == Some(unknown)).then_some(())
+    });
 }
 
 /// A topic is deleted while an instance works, which stops; it is made anew.
 fn deleted(run: &mut Run<'_>, kind: &str) {
     let topic = run.case.topic(kind);
-    run.broker().delete_topics(&[&topic]);
-    let client: BaseConsumer = run.broker().client().create().unwrap();
-    // A broker may still take records of a topic that the controller has none of any more.
-    eventually("the topic to be gone", || {
-        let metadata = client.fetch_metadata(Some(&topic), DEADLINE).ok()?;
-        let unknown = RDKafkaRespErr::RD_KAFKA_RESP_ERR_UNKNOWN_TOPIC_OR_PART;
-        (metadata.topics()[0].error() == Some(unknown)).then_some(())
-    });
+    delete(run, &topic);
     run.signal("a", "-CONT");
-    stops(run, "a", &[&topic, "limn topics"]);
+    run.stops("a", &[&topic, "limn topics"]);
     run.topics();
 }
 
@@ -89,7 +82,7 @@ pub fn checkpoints_deleted(run: &mut Run<'_>) {
         return;
     }
     let checkpoints = run.case.topic("checkpoints");
-    stops(run, name, &["there was one in", &checkpoints]);
+    run.stops(name, &["there was one in", &checkpoints]);
     let group = &run.case.input;
     let committed = run.broker().committed_offsets(group, group);
     run.case.commit_by_hand(&committed);
@@ -106,23 +99,42 @@ pub fn profiles_deleted(run: &mut Run<'_>) {
     let name = if run.rng.bool() { "a" } else { "fresh" };
     run.start(name);
     let profiles = run.case.topic("profiles");
-    stops(run, name, &[&profiles, "deleted and made anew"]);
+    run.stops(name, &[&profiles, "deleted and made anew"]);
     run.stopped = true;
     run.allowed = vec![Kind::Profile];
 }
 
-/// What is under way goes on, where it always went; the next start refuses.
+/// It stops within seconds, and each start refuses.
 pub fn grown(run: &mut Run<'_>) {
     run.load(Events::default());
     run.start("a");
     run.works();
-    let profiles = run.case.topic("profiles");
-    run.broker().grow(&profiles, 4);
-    run.works();
-    run.stop("a");
+    let kind = ["profiles", "checkpoints", "dead"][run.rng.usize(0..3)];
+    let topic = run.case.topic(kind);
+    run.broker().grow(&topic, 4);
+    run.stops("a", &[&topic, "4 partitions"]);
     run.start("a");
-    stops(run, "a", &[&profiles, "4 partitions"]);
+    run.stops("a", &[&topic, "4 partitions"]);
     run.stopped = true;
+}
+
+/// The same with fewer of them, where nothing can be written to one; made anew as it was, it goes on.
+pub fn shrunk(run: &mut Run<'_>) {
+    run.load(Events::default());
+    run.start("a");
+    run.works();
+    run.freeze_without_open_dead_letters("a");
+    run.remember_dead_letters();
+    let dead = run.case.topic("dead");
+    delete(run, &dead);
+    run.broker().create_topic(&dead, 2, &[]);
+    run.signal("a", "-CONT");
+    run.stops("a", &[&dead, "2 partitions"]);
+    delete(run, &dead);
+    run.topics();
+    run.start("a");
+    run.works();
+    run.allowed = vec![Kind::CommittedAboveUnfolded];
 }
 
 /// Unread records are gone: that is said, and never passed over. Told to, it goes on behind them.
@@ -142,9 +154,9 @@ pub fn removed(run: &mut Run<'_>) {
         run.removed += end.unsigned_abs();
     }
     run.signal("a", "-CONT");
-    stops(run, "a", &[&input, "were removed before they were folded"]);
+    run.stops("a", &[&input, "were removed before they were folded"]);
     run.start("a");
-    stops(run, "a", &[&input, "--reset-offsets"]);
+    run.stops("a", &[&input, "--reset-offsets"]);
     run.case.commit_by_hand(&ends);
     run.start("a");
     run.works();
