@@ -163,7 +163,7 @@ impl Events {
                 0 => None,
                 1 => Some(b"{".to_vec()),
                 2 => Some(br#"{"time":1000000}"#.to_vec()),
-                _ => Some((0..64 + padding).map(|_| rng.u8(..)).collect()),
+                _ => Some((0..padding.max(64)).map(|_| rng.u8(..)).collect()),
             };
         }
         event
