@@ -11,7 +11,7 @@ use limn::verify::{self, Kind, Report};
 use rdkafka::consumer::BaseConsumer;
 
 use super::load::{Events, Load};
-use crate::broker::{self, Broker, DEADLINE, eventually};
+use crate::broker::{self, Broker, DEADLINE, OwnedRecord, eventually};
 use crate::case::{Case, Instance, PARTITIONS};
 use crate::http::get;
 
@@ -344,13 +344,14 @@ impl<'a> Run<'a> {
     }
 
     fn dead_letters(&self) -> BTreeSet<(i32, i64)> {
-        let letters = self.case.read("dead").into_iter();
-        letters
-            .map(|letter| {
-                let offset = letter.headers["limn-offset"].parse().unwrap();
-                (letter.partition, offset)
-            })
-            .collect()
+        let letters = self.broker().read_committed(&self.case.topic("dead"));
+        let place = |letter: &OwnedRecord| {
+            let mut headers = letter.headers.iter().rev();
+            let (_, offset) = headers.find(|(name, _)| &**name == "limn-offset").unwrap();
+            let offset = std::str::from_utf8(offset.as_ref().unwrap()).unwrap();
+            (letter.partition, offset.parse().unwrap())
+        };
+        letters.iter().map(place).collect()
     }
 
     /// Stops an instance's process in a moment in which no transaction has a dead letter that is not committed.
