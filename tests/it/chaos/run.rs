@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use limn::codec;
 use limn::engine::Positions;
+use limn::event::Record;
 use limn::failpoint;
 use limn::source;
 use limn::verify::{self, Kind, Report};
@@ -234,18 +235,16 @@ impl<'a> Run<'a> {
         self.case.until_restored(name, partitions);
     }
 
-    fn committed(&self) -> i64 {
-        let offsets = broker::committed_offsets(&self.client, &self.case.input, PARTITIONS);
-        offsets.values().sum()
+    fn offsets(&self) -> BTreeMap<i32, i64> {
+        broker::committed_offsets(&self.client, &self.case.input, PARTITIONS)
     }
 
     /// Waits until the group gets on, by a hundred events at least, and in each partition where anything waits.
     pub fn works(&self) {
-        let offsets = || broker::committed_offsets(&self.client, &self.case.input, PARTITIONS);
-        let before = offsets();
+        let before = self.offsets();
         let ends = self.broker().ends(&self.case.input);
         eventually("the group to get on", || {
-            let now = offsets();
+            let now = self.offsets();
             // Where nothing was committed yet, an offset at all is progress.
             let at = |all: &BTreeMap<i32, i64>, p| all.get(p).copied().unwrap_or_default();
             let on = |p| at(&now, p) - at(&before, p);
@@ -256,12 +255,11 @@ impl<'a> Run<'a> {
 
     /// Waits until the group gets on in each partition, or the instance has ended; whether it gets on.
     pub fn works_everywhere_or_ends(&mut self, name: &str) -> bool {
-        let offsets = || broker::committed_offsets(&self.client, &self.case.input, PARTITIONS);
-        let before = offsets();
-        let instance = self.instances.get_mut(name).expect("it runs");
+        let before = self.offsets();
         eventually("the group to get on, or an end", || {
+            let instance = self.instances.get_mut(name).expect("it runs");
             let ended = instance.0.try_wait().unwrap().is_some();
-            let now = offsets();
+            let now = self.offsets();
             let works = before.iter().all(|(partition, &at)| now[partition] > at);
             (ended || works).then_some(!ended)
         })
@@ -271,7 +269,7 @@ impl<'a> Run<'a> {
     pub fn works_off(&self) {
         let end = self.broker().end(&self.case.input);
         eventually("everything to be folded", || {
-            (self.committed() >= end).then_some(())
+            (self.offsets().values().sum::<i64>() >= end).then_some(())
         });
     }
 
@@ -345,13 +343,15 @@ impl<'a> Run<'a> {
 
     fn dead_letters(&self) -> BTreeSet<(i32, i64)> {
         let letters = self.broker().read_committed(&self.case.topic("dead"));
-        let place = |letter: &OwnedRecord| {
-            let mut headers = letter.headers.iter().rev();
-            let (_, offset) = headers.find(|(name, _)| &**name == "limn-offset").unwrap();
-            let offset = std::str::from_utf8(offset.as_ref().unwrap()).unwrap();
-            (letter.partition, offset.parse().unwrap())
+        let place = |letter: OwnedRecord| {
+            let record = Record {
+                headers: letter.headers.into(),
+                ..Record::default()
+            };
+            let letter = codec::Letter::read(&record).unwrap();
+            (letter.partition, letter.offset)
         };
-        letters.iter().map(place).collect()
+        letters.into_iter().map(place).collect()
     }
 
     /// Stops an instance's process in a moment in which no transaction has a dead letter that is not committed.
